@@ -6,7 +6,7 @@ package tls
 
 import (
 	"crypto"
-	"crypto/tls/internal/fips140tls"
+	"github.com/attestedtls/atls/tls/internal/fips140tls"
 	"os"
 	"testing"
 )

@@ -6,7 +6,6 @@ package tls
 
 import (
 	"bytes"
-	"crypto/internal/cryptotest"
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
@@ -14,9 +13,10 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"github.com/attestedtls/atls/tls/internal/byteorder"
+	"github.com/attestedtls/atls/tls/internal/cryptotest"
+	"github.com/attestedtls/atls/tls/internal/testenv"
 	"html/template"
-	"internal/byteorder"
-	"internal/testenv"
 	"io"
 	"log"
 	"net"

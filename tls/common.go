@@ -15,11 +15,11 @@ import (
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/sha512"
-	"crypto/tls/internal/fips140tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"internal/godebug"
+	"github.com/attestedtls/atls/tls/internal/fips140tls"
+	"github.com/attestedtls/atls/tls/internal/godebug"
 	"io"
 	"net"
 	"runtime"
@@ -27,7 +27,6 @@ import (
 	"strings"
 	"sync"
 	"time"
-	_ "unsafe" // for linkname
 )
 
 const (
@@ -1308,8 +1307,6 @@ func (c *Config) mutualVersion(isClient bool, peerVersions []uint16) (uint16, bo
 //
 // Do not remove or change the type signature.
 // See go.dev/issue/67401.
-//
-//go:linkname errNoCertificates
 var errNoCertificates = errors.New("tls: no certificates configured")
 
 // getCertificate returns the best certificate for the given ClientHelloInfo,

@@ -5,9 +5,8 @@
 package tls
 
 import (
-	"internal/godebug"
+	"github.com/attestedtls/atls/tls/internal/godebug"
 	"slices"
-	_ "unsafe" // for linkname
 )
 
 // Defaults are collected in this file to allow distributions to more easily patch
@@ -87,8 +86,6 @@ func defaultCipherSuites(aesGCMPreferred bool) []uint16 {
 //
 // Do not remove or change the type signature.
 // See go.dev/issue/67401.
-//
-//go:linkname defaultCipherSuitesTLS13
 var defaultCipherSuitesTLS13 = []uint16{
 	TLS_AES_128_GCM_SHA256,
 	TLS_AES_256_GCM_SHA384,
@@ -103,8 +100,6 @@ var defaultCipherSuitesTLS13 = []uint16{
 //
 // Do not remove or change the type signature.
 // See go.dev/issue/67401.
-//
-//go:linkname defaultCipherSuitesTLS13NoAES
 var defaultCipherSuitesTLS13NoAES = []uint16{
 	TLS_CHACHA20_POLY1305_SHA256,
 	TLS_AES_128_GCM_SHA256,

@@ -9,9 +9,9 @@ import (
 	"crypto/ecdh"
 	"crypto/fips140"
 	"crypto/hmac"
-	"crypto/internal/fips140/tls13"
 	"crypto/mlkem"
 	"errors"
+	tls13 "github.com/attestedtls/atls/keyschedule"
 	"hash"
 	"io"
 )

@@ -6,9 +6,9 @@ package tls
 
 import (
 	"bytes"
-	"crypto/internal/fips140/tls13"
 	"crypto/sha256"
 	"encoding/hex"
+	tls13 "github.com/attestedtls/atls/keyschedule"
 	"strings"
 	"testing"
 	"unicode"

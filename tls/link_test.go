@@ -6,7 +6,7 @@ package tls
 
 import (
 	"bytes"
-	"internal/testenv"
+	"github.com/attestedtls/atls/tls/internal/testenv"
 	"os"
 	"path/filepath"
 	"testing"
@@ -28,40 +28,40 @@ func TestLinkerGC(t *testing.T) {
 		{
 			name: "empty_import",
 			program: `package main
-import _ "crypto/tls"
+import _ "github.com/attestedtls/atls/tls"
 func main() {}
 `,
 			bad: []string{
 				"tls.(*Conn)",
-				"type:crypto/tls.clientHandshakeState",
-				"type:crypto/tls.serverHandshakeState",
+				"type:github.com/attestedtls/atls/tls.clientHandshakeState",
+				"type:github.com/attestedtls/atls/tls.serverHandshakeState",
 			},
 		},
 		{
 			name: "client_and_server",
 			program: `package main
-import "crypto/tls"
+import "github.com/attestedtls/atls/tls"
 func main() {
   tls.Dial("", "", nil)
   tls.Server(nil, nil)
 }
 `,
 			want: []string{
-				"crypto/tls.(*Conn).clientHandshake",
-				"crypto/tls.(*Conn).serverHandshake",
+				"github.com/attestedtls/atls/tls.(*Conn).clientHandshake",
+				"github.com/attestedtls/atls/tls.(*Conn).serverHandshake",
 			},
 		},
 		{
 			name: "only_client",
 			program: `package main
-import "crypto/tls"
+import "github.com/attestedtls/atls/tls"
 func main() { tls.Dial("", "", nil) }
 `,
 			want: []string{
-				"crypto/tls.(*Conn).clientHandshake",
+				"github.com/attestedtls/atls/tls.(*Conn).clientHandshake",
 			},
 			bad: []string{
-				"crypto/tls.(*Conn).serverHandshake",
+				"github.com/attestedtls/atls/tls.(*Conn).serverHandshake",
 			},
 		},
 		// TODO: add only_server like func main() { tls.Server(nil, nil) }
@@ -77,8 +77,7 @@ func main() { tls.Dial("", "", nil) }
 				t.Fatal(err)
 			}
 			os.Remove(exeFile)
-			cmd := testenv.Command(t, testenv.GoToolPath(t), "build", "-o", "x.exe", "x.go")
-			cmd.Dir = tmpDir
+			cmd := testenv.Command(t, testenv.GoToolPath(t), "build", "-o", exeFile, goFile)
 			if out, err := cmd.CombinedOutput(); err != nil {
 				t.Fatalf("compile: %v\n%s", err, out)
 			}

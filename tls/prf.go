@@ -7,13 +7,13 @@ package tls
 import (
 	"crypto"
 	"crypto/hmac"
-	"crypto/internal/fips140/tls12"
 	"crypto/md5"
 	"crypto/sha1"
 	"crypto/sha256"
 	"crypto/sha512"
 	"errors"
 	"fmt"
+	"github.com/attestedtls/atls/tls/internal/tls12"
 	"hash"
 )
 

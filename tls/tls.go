@@ -33,7 +33,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"internal/godebug"
+	"github.com/attestedtls/atls/tls/internal/godebug"
 	"net"
 	"os"
 	"strings"
