@@ -1,6 +1,6 @@
 module github.com/attestedtls/atls
 
-go 1.26
+go 1.26.0
 
 require (
 	golang.org/x/crypto v0.58.0

@@ -44,7 +44,7 @@ func (u upstream) String() string { return u.goVersion + " " + u.module + " " + 
 func fetch(ctx context.Context, u *upstream) (tree, error) {
 	cmd := exec.CommandContext(ctx, "go", "mod", "download", "-json", u.module)
 	cmd.Dir = os.TempDir() // the toolchain is no requirement of this module
-	cmd.Env = append(os.Environ(), "GOFLAGS=-mod=mod", "GOWORK=off")
+	cmd.Env = append(os.Environ(), "GOWORK=off")
 	out, err := cmd.Output()
 	var m struct{ Dir, Sum, Error string }
 	if jerr := json.Unmarshal(out, &m); jerr != nil || err != nil || m.Error != "" {
