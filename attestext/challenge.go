@@ -1,0 +1,131 @@
+package attestext
+
+import (
+	"crypto/sha256"
+	"crypto/sha512"
+	"errors"
+	"fmt"
+)
+
+// Sizes of a challenge, in bytes. A nonce on the wire has 8 to 255; the Evidence
+// formats of this module carry up to 64, and that is what is accepted.
+const (
+	MinNonceSize     = 8
+	MaxNonceSize     = 255
+	MaxChallengeSize = 64
+
+	// ReportDataSize is the size of REPORTDATA in TDX and SEV-SNP evidence.
+	ReportDataSize = 64
+)
+
+// hardenedLabel begins the input of REPORTDATA under BindingHardened.
+const hardenedLabel = "atls hardened v1"
+
+// A Challenge is everything that Evidence must commit to for one direction of
+// one handshake. The attesting side derives it to have Evidence made, and the
+// relying party derives it again, from its own secrets, to have it checked.
+//
+// A Challenge must not be changed once it has been handed over.
+type Challenge struct {
+	// Model is BackgroundCheck or Passport. A passport has no nonce and no binder.
+	Model Model
+	// Role is that of the end that attests.
+	Role Role
+	// Binding is the rule in force on this side.
+	Binding Binding
+	// Kind is the credential that was negotiated.
+	Kind CredentialKind
+	// Nonce is the relying party's, as it was on the wire: 8 to 64 bytes.
+	Nonce []byte
+	// Binder is the channel binder, as long as Nonce; nil where the rule does not use one.
+	Binder []byte
+	// SPKI is the DER SubjectPublicKeyInfo of the TLS identity key that the
+	// Evidence must cover. With AttestationOnly it is nil at the relying party,
+	// for there the key comes out of the Evidence.
+	SPKI []byte
+}
+
+// usesBinder reports whether the rule calls for the channel binder in place of the nonce.
+func (c *Challenge) usesBinder() bool {
+	return c.Kind == CertAttestation || c.Binding == BindingHardened
+}
+
+// Value returns what the Evidence must carry as its nonce: the channel binder
+// for X.509 with attestation and under BindingHardened, the nonce itself for
+// attestation-only Evidence under BindingDraft08 (draft-fossati-tls-attestation-08),
+// nil in the passport model. The caller must not change it.
+func (c *Challenge) Value() []byte {
+	if c.Model == Passport {
+		return nil
+	}
+	if c.usesBinder() {
+		return c.Binder
+	}
+	return c.Nonce
+}
+
+// Validate reports whether c is complete. Neither [Attest] nor [Appraise] goes on
+// without it: there is no Evidence without its challenge.
+func (c *Challenge) Validate() error {
+	if c == nil {
+		return errors.New("no challenge")
+	}
+	if c.Role != RoleClient && c.Role != RoleServer {
+		return fmt.Errorf("challenge of unknown %v", c.Role)
+	}
+	if c.Binding != BindingHardened && c.Binding != BindingDraft08 {
+		return fmt.Errorf("challenge under unknown %v", c.Binding)
+	}
+	if c.Kind != CertAttestation && c.Kind != AttestationOnly {
+		return fmt.Errorf("challenge for unknown %v", c.Kind)
+	}
+	if c.Kind == CertAttestation && len(c.SPKI) == 0 {
+		return errors.New("challenge without the key of the certificate")
+	}
+	if c.Model == Passport {
+		return nil
+	}
+	if n := len(c.Nonce); n < MinNonceSize || n > MaxChallengeSize {
+		return fmt.Errorf("challenge with a nonce of %d bytes, want %d to %d", n, MinNonceSize, MaxChallengeSize)
+	}
+	if c.usesBinder() && len(c.Binder) != len(c.Nonce) {
+		return fmt.Errorf("challenge with a binder of %d bytes for a nonce of %d", len(c.Binder), len(c.Nonce))
+	}
+	return nil
+}
+
+// ReportData returns the 64 bytes that a raw TDX or SEV-SNP report must carry.
+//
+// Under BindingHardened it is
+//
+//	SHA-512("atls hardened v1" ‖ 0x00 ‖ role ‖ channel_binder ‖ SHA-256(SPKI))
+//
+// so that it covers the session, the key and the direction. Under BindingDraft08
+// it is [Challenge.Value], padded with zeros on the right and never cut.
+//
+// It fails where the challenge is incomplete, and in particular where the key is
+// not known: a raw report cannot serve as attestation-only Evidence by itself.
+func (c *Challenge) ReportData() ([ReportDataSize]byte, error) {
+	var out [ReportDataSize]byte
+	if err := c.Validate(); err != nil {
+		return out, err
+	}
+	if c.Model == Passport {
+		return out, errors.New("a passport challenge has no report data")
+	}
+	if c.Binding == BindingDraft08 {
+		copy(out[:], c.Value())
+		return out, nil
+	}
+	if len(c.SPKI) == 0 {
+		return out, errors.New("hardened report data needs the attested key")
+	}
+	key := sha256.Sum256(c.SPKI)
+	h := sha512.New()
+	h.Write([]byte(hardenedLabel))
+	h.Write([]byte{0x00, byte(c.Role)})
+	h.Write(c.Binder)
+	h.Write(key[:])
+	h.Sum(out[:0])
+	return out, nil
+}
