@@ -28,8 +28,9 @@ type AttestRequest struct {
 // An Attester makes Evidence about the machine it runs on. Its methods are called
 // concurrently.
 type Attester interface {
-	// Formats lists what Attest can make, in order of preference.
-	Formats() []EvidenceFormat
+	// Formats lists what Attest can make to go with a kind of credential, in
+	// order of preference; none where it cannot.
+	Formats(kind CredentialKind) []EvidenceFormat
 
 	// Attest returns Evidence as an encoded CMW, bound to the challenge. It is
 	// called after the handshake secret exists and before the Certificate
@@ -40,8 +41,9 @@ type Attester interface {
 
 // A Verifier appraises Evidence. Its methods are called concurrently.
 type Verifier interface {
-	// Formats lists what Appraise can read, in order of preference.
-	Formats() []EvidenceFormat
+	// Formats lists what Appraise can read of what comes with a kind of
+	// credential, in order of preference; none where it cannot.
+	Formats(kind CredentialKind) []EvidenceFormat
 
 	// Appraise returns an Appraisal only for Evidence that is genuine, bound to
 	// expected, and acceptable under the verifier's policy, and otherwise an

@@ -1,0 +1,96 @@
+package attestext
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"slices"
+)
+
+// CodePoints are the numbers that draft-fossati-tls-attestation-08 leaves to be
+// assigned. A zero field stands for its default, which is in the private-use range.
+type CodePoints struct {
+	// Extension types.
+	EvidenceRequest     uint16 `json:"evidence_request,omitempty"`     // 0xFFA1
+	EvidenceProposal    uint16 `json:"evidence_proposal,omitempty"`    // 0xFFA2
+	ResultsRequest      uint16 `json:"results_request,omitempty"`      // 0xFFA3
+	ResultsProposal     uint16 `json:"results_proposal,omitempty"`     // 0xFFA4
+	AttestationEvidence uint16 `json:"attestation_evidence,omitempty"` // 0xFFA0; the draft's 60 is assigned to another extension
+
+	// Alerts.
+	UnsupportedEvidence  uint8 `json:"unsupported_evidence,omitempty"`  // 224
+	UnsupportedVerifiers uint8 `json:"unsupported_verifiers,omitempty"` // 225
+}
+
+// WithDefaults returns c with its zero fields filled in; a nil c is all defaults.
+func (c *CodePoints) WithDefaults() CodePoints {
+	var p CodePoints
+	if c != nil {
+		p = *c
+	}
+	fill := func(f *uint16, v uint16) {
+		if *f == 0 {
+			*f = v
+		}
+	}
+	fill(&p.EvidenceRequest, 0xFFA1)
+	fill(&p.EvidenceProposal, 0xFFA2)
+	fill(&p.ResultsRequest, 0xFFA3)
+	fill(&p.ResultsProposal, 0xFFA4)
+	fill(&p.AttestationEvidence, 0xFFA0)
+	if p.UnsupportedEvidence == 0 {
+		p.UnsupportedEvidence = 224
+	}
+	if p.UnsupportedVerifiers == 0 {
+		p.UnsupportedVerifiers = 225
+	}
+	return p
+}
+
+// assignedExtensions are those that crypto/tls itself reads or writes; a code
+// point of ours must not hide one.
+var assignedExtensions = []uint16{0, 5, 10, 11, 13, 16, 18, 23, 35, 41, 42, 43, 44, 45, 47, 50, 51, 57, 0xfd00, 0xfe0d, 0xff01}
+
+// Validate reports a code point that stands for two things.
+func (c *CodePoints) Validate() error {
+	p := c.WithDefaults()
+	var seen []uint16
+	for _, f := range []struct {
+		name string
+		v    uint16
+	}{
+		{"evidence_request", p.EvidenceRequest},
+		{"evidence_proposal", p.EvidenceProposal},
+		{"results_request", p.ResultsRequest},
+		{"results_proposal", p.ResultsProposal},
+		{"attestation_evidence", p.AttestationEvidence},
+	} {
+		if slices.Contains(assignedExtensions, f.v) {
+			return fmt.Errorf("code point %d of %s belongs to another TLS extension", f.v, f.name)
+		}
+		if slices.Contains(seen, f.v) {
+			return fmt.Errorf("code point %d of %s is used twice", f.v, f.name)
+		}
+		seen = append(seen, f.v)
+	}
+	if p.UnsupportedEvidence == p.UnsupportedVerifiers {
+		return fmt.Errorf("alert %d is used twice", p.UnsupportedEvidence)
+	}
+	return nil
+}
+
+// ParseCodePoints reads a JSON object with the names of the draft as keys and
+// numbers as values. Unknown keys are an error.
+func ParseCodePoints(b []byte) (*CodePoints, error) {
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.DisallowUnknownFields()
+	var c CodePoints
+	if err := d.Decode(&c); err != nil {
+		return nil, fmt.Errorf("code points: %w", err)
+	}
+	if _, err := d.Token(); err != io.EOF {
+		return nil, fmt.Errorf("code points: data after the object")
+	}
+	return &c, c.Validate()
+}
