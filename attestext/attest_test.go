@@ -190,7 +190,11 @@ func TestAppraiseEndsWithTheHandshake(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	started := make(chan struct{})
 	go func() { <-started; cancel() }()
-	v := verifier(func(ctx context.Context) (*Appraisal, error) { close(started); <-ctx.Done(); return nil, context.Cause(ctx) })
+	v := verifier(func(ctx context.Context) (*Appraisal, error) {
+		close(started)
+		<-ctx.Done()
+		return nil, context.Cause(ctx)
+	})
 	_, err := Appraise(ctx, time.Hour, v, &Evidence{CMW: []byte{1}}, challenge(nil))
 	if !errors.Is(err, context.Canceled) {
 		t.Errorf("error %v", err)

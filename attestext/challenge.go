@@ -45,8 +45,9 @@ type Challenge struct {
 	SPKI []byte
 }
 
-// usesBinder reports whether the rule calls for the channel binder in place of the nonce.
-func (c *Challenge) usesBinder() bool {
+// UsesBinder reports whether the rule calls for the channel binder in place of the
+// nonce, so that Binder must be set. In the passport model it has no meaning.
+func (c *Challenge) UsesBinder() bool {
 	return c.Kind == CertAttestation || c.Binding == BindingHardened
 }
 
@@ -58,7 +59,7 @@ func (c *Challenge) Value() []byte {
 	if c.Model == Passport {
 		return nil
 	}
-	if c.usesBinder() {
+	if c.UsesBinder() {
 		return c.Binder
 	}
 	return c.Nonce
@@ -88,7 +89,7 @@ func (c *Challenge) Validate() error {
 	if n := len(c.Nonce); n < MinNonceSize || n > MaxChallengeSize {
 		return fmt.Errorf("challenge with a nonce of %d bytes, want %d to %d", n, MinNonceSize, MaxChallengeSize)
 	}
-	if c.usesBinder() && len(c.Binder) != len(c.Nonce) {
+	if c.UsesBinder() && len(c.Binder) != len(c.Nonce) {
 		return fmt.Errorf("challenge with a binder of %d bytes for a nonce of %d", len(c.Binder), len(c.Nonce))
 	}
 	return nil

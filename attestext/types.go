@@ -190,3 +190,22 @@ func (t EvidenceType) String() string { return t.Kind.String() + " " + t.Format.
 // A VerifierIdentity names a verifier in the passport model: a UTF-8 URI or DNS
 // name, compared byte by byte, 1 to 65,535 bytes.
 type VerifierIdentity string
+
+// MayBeReport reports whether Evidence of format f may be a raw TEE report, which
+// carries a challenge in REPORTDATA: 64 bytes, where other formats need 32.
+func (f EvidenceFormat) MayBeReport() bool {
+	if f.IsAny() {
+		return true
+	}
+	t, _, err := mime.ParseMediaType(f.MediaType)
+	if err != nil {
+		return false
+	}
+	switch t {
+	case "application/vnd.veraison.tsm-report+cbor",
+		"application/vnd.veraison.tsm-report+json",
+		"application/vnd.veraison.configfs-tsm+json":
+		return true
+	}
+	return false
+}

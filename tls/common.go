@@ -245,6 +245,8 @@ var testingOnlyForceDowngradeCanary bool
 
 // ConnectionState records basic TLS details about the connection.
 type ConnectionState struct {
+	AttestationState // atls:hook connection-state: the one field of ConnectionState
+
 	// Version is the TLS version used by the connection (e.g. VersionTLS12).
 	Version uint16
 
@@ -572,6 +574,10 @@ type Config struct {
 	// Time returns the current time as the number of seconds since the epoch.
 	// If Time is nil, TLS uses time.Now.
 	Time func() time.Time
+
+	// Attestation adds remote attestation to the handshake. If nil, there is
+	// none, and the package behaves as crypto/tls does.
+	Attestation *AttestationConfig // atls:hook config-field: the one field of Config
 
 	// Certificates contains one or more certificate chains to present to the
 	// other side of the connection. The first certificate compatible with the

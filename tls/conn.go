@@ -71,6 +71,8 @@ type Conn struct {
 	resumptionSecret []byte
 	echAccepted      bool
 
+	attest attestConnState // atls:hook conn-field: the one field of Conn
+
 	// ticketKeys is the set of active session ticket keys for this
 	// connection. The first one is used to encrypt new tickets and
 	// all are tried to decrypt tickets.

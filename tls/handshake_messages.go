@@ -100,6 +100,7 @@ type clientHelloMsg struct {
 	encryptedClientHello             []byte
 	// extensions are only populated on the server-side of a handshake
 	extensions []uint16
+	attest     attestClientHelloState // atls:hook client-hello-field: the one field of clientHelloMsg
 }
 
 func (m *clientHelloMsg) marshalMsg(echInner bool) ([]byte, error) {
@@ -1008,6 +1009,7 @@ type encryptedExtensionsMsg struct {
 	earlyData               bool
 	echRetryConfigs         []byte
 	serverNameAck           bool
+	attest                  attestEncryptedExtensionsState // atls:hook encrypted-extensions-field: the one field of encryptedExtensionsMsg
 }
 
 func (m *encryptedExtensionsMsg) marshal() ([]byte, error) {
@@ -1462,6 +1464,7 @@ type certificateMsgTLS13 struct {
 	certificate  Certificate
 	ocspStapling bool
 	scts         bool
+	attest       attestCertificateState // atls:hook certificate-field: the one field of certificateMsgTLS13
 }
 
 func (m *certificateMsgTLS13) marshal() ([]byte, error) {

@@ -1,0 +1,187 @@
+package tls
+
+import (
+	"crypto"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/attestedtls/atls/attestext"
+)
+
+// AttestationPolicy says what becomes of a peer that does not attest.
+type AttestationPolicy int
+
+const (
+	// RequireAttestation refuses a peer that does not attest. It is the default.
+	RequireAttestation AttestationPolicy = iota
+	// RequestAttestation accepts a peer that does not attest; its
+	// ConnectionState has no PeerAttestation. Evidence that a peer does send
+	// must be acceptable all the same.
+	RequestAttestation
+)
+
+// defaultAttestationTimeout bounds a call of an attester or a verifier.
+const defaultAttestationTimeout = 10 * time.Second
+
+// An AttestationConfig adds remote attestation to the handshake, as
+// draft-fossati-tls-attestation-08 describes it. Each direction stands alone: a
+// side attests if it has an Attester, and asks its peer to attest if it has a
+// Verifier; a connection may do both.
+//
+// A connection that attests, in either direction, is never resumed: it sends no
+// session ticket, keeps none, and offers none. See docs/SECURITY.md for what each
+// setting does and does not guarantee.
+//
+// An AttestationConfig may be shared by Configs. It must not be changed after it
+// has been used.
+type AttestationConfig struct {
+	// Attester makes this side's Evidence. If nil, this side does not attest:
+	// a server ignores a client's request, and a client offers nothing.
+	//
+	// It is called once per handshake, when the handshake secret exists and
+	// before the Certificate message is written.
+	Attester attestext.Attester
+
+	// Credentials lists what this side's Evidence comes with, in order of
+	// preference. If nil, it is attestext.CertAttestation alone: an X.509
+	// certificate with Evidence beside it. attestext.AttestationOnly is
+	// refused unless AllowAttestationOnly is set.
+	Credentials []attestext.CredentialKind
+
+	// Binding is the rule by which this side's Evidence is bound to the
+	// handshake, attestext.BindingHardened by default. The peer's PeerBinding
+	// must be the same: the draft cannot negotiate it.
+	Binding attestext.Binding
+
+	// AttestedKey signs the handshake where this side's credential is
+	// attestext.AttestationOnly; it must be inside the TEE. If nil, an ECDSA
+	// P-256 key is generated for each connection.
+	AttestedKey crypto.Signer
+
+	// Verifier appraises the peer's Evidence. If nil, the peer is not asked to
+	// attest.
+	//
+	// It is called once per handshake, after the peer's chain and
+	// CertificateVerify have been checked, with the challenge that this side
+	// derived from its own secrets; with attestext.AttestationOnly it is
+	// called before CertificateVerify, whose key it returns. Its verdict is in
+	// the ConnectionState when VerifyConnection is called. InsecureSkipVerify
+	// does not turn it off.
+	Verifier attestext.Verifier
+
+	// Peer says whether a peer that does not attest is accepted,
+	// RequireAttestation by default. It has no meaning without a Verifier. With
+	// RequireAttestation no version below TLS 1.3 is negotiated.
+	Peer AttestationPolicy
+
+	// PeerCredentials lists what the peer's Evidence may come with, in order of
+	// preference. If nil, it is attestext.CertAttestation alone. A server
+	// whose client attests beside a certificate asks for that certificate and
+	// verifies it, even if ClientAuth is NoClientCert.
+	PeerCredentials []attestext.CredentialKind
+
+	// PeerBinding is the rule that the peer's Evidence is checked by,
+	// attestext.BindingHardened by default.
+	//
+	// WARNING: attestext.BindingDraft08 accepts Evidence that does not cover
+	// the key of the peer's certificate.
+	PeerBinding attestext.Binding
+
+	// AllowAttestationOnly permits attestext.AttestationOnly in Credentials and
+	// PeerCredentials.
+	//
+	// WARNING: Evidence in place of a certificate says what a peer runs and not
+	// who it is: any genuine machine with the same measurement passes for any
+	// other.
+	AllowAttestationOnly bool
+
+	// NonceSize is the size in bytes of the nonces that this side sends, 8 to
+	// 64. If zero, it is 64 where a raw TEE report may come, which has room for
+	// as much, and otherwise 32.
+	NonceSize int
+
+	// AttestTimeout and VerifyTimeout bound a call of Attester and Verifier. If
+	// zero, each is 10 seconds. The handshake's context ends a call as well.
+	AttestTimeout time.Duration
+	VerifyTimeout time.Duration
+
+	// CodePoints are the extension types and alerts to use. If nil, they are
+	// the defaults of attestext.CodePoints. The peer's must be the same.
+	CodePoints *attestext.CodePoints
+}
+
+// validate reports a mistake in a. It is called at the start of each handshake.
+func (a *AttestationConfig) validate() error {
+	for _, list := range [][]attestext.CredentialKind{a.Credentials, a.PeerCredentials} {
+		for _, k := range list {
+			switch {
+			case k != attestext.CertAttestation && k != attestext.AttestationOnly:
+				return fmt.Errorf("unknown %v", k)
+			case k == attestext.AttestationOnly && !a.AllowAttestationOnly:
+				return errors.New("attestation-only is configured without AllowAttestationOnly: it does not say which machine answers")
+			}
+		}
+	}
+	for _, b := range []attestext.Binding{a.Binding, a.PeerBinding} {
+		if b != attestext.BindingHardened && b != attestext.BindingDraft08 {
+			return fmt.Errorf("unknown %v", b)
+		}
+	}
+	if a.Peer != RequireAttestation && a.Peer != RequestAttestation {
+		return fmt.Errorf("unknown AttestationPolicy %d", a.Peer)
+	}
+	if a.NonceSize != 0 && (a.NonceSize < attestext.MinNonceSize || a.NonceSize > attestext.MaxChallengeSize) {
+		return fmt.Errorf("NonceSize is %d, want %d to %d", a.NonceSize, attestext.MinNonceSize, attestext.MaxChallengeSize)
+	}
+	if a.AttestTimeout < 0 || a.VerifyTimeout < 0 {
+		return errors.New("negative timeout")
+	}
+	return a.CodePoints.Validate()
+}
+
+// requires reports whether the peer must attest; a may be nil.
+func (a *AttestationConfig) requires() bool {
+	return a != nil && a.Verifier != nil && a.Peer == RequireAttestation
+}
+
+func (a *AttestationConfig) attestTimeout() time.Duration {
+	if a.AttestTimeout == 0 {
+		return defaultAttestationTimeout
+	}
+	return a.AttestTimeout
+}
+
+func (a *AttestationConfig) verifyTimeout() time.Duration {
+	if a.VerifyTimeout == 0 {
+		return defaultAttestationTimeout
+	}
+	return a.VerifyTimeout
+}
+
+// nonceSize returns the size of a nonce for Evidence of one of types.
+func (a *AttestationConfig) nonceSize(types []attestext.EvidenceType) int {
+	if a.NonceSize != 0 {
+		return a.NonceSize
+	}
+	if slices.ContainsFunc(types, func(t attestext.EvidenceType) bool { return t.Format.MayBeReport() }) {
+		return attestext.ReportDataSize
+	}
+	return 32
+}
+
+// evidenceTypes lists what is offered or can be served, in order of preference:
+// by kind of credential first.
+func evidenceTypes(kinds []attestext.CredentialKind, formats func(attestext.CredentialKind) []attestext.EvidenceFormat) []attestext.EvidenceType {
+	if kinds == nil {
+		kinds = []attestext.CredentialKind{attestext.CertAttestation}
+	}
+	var types []attestext.EvidenceType
+	for _, k := range kinds {
+		for _, f := range formats(k) {
+			types = append(types, attestext.EvidenceType{Kind: k, Format: f})
+		}
+	}
+	return types
+}

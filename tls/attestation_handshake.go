@@ -1,0 +1,266 @@
+package tls
+
+import (
+	"context"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"slices"
+
+	"github.com/attestedtls/atls/attestext"
+	"github.com/attestedtls/atls/keyschedule"
+)
+
+// What both roles do. RFC 8446 has the handshake, draft-fossati-tls-attestation-08
+// what is added to it.
+
+// attestCodePoints returns the configured code points; Attestation must not be nil.
+func (c *Conn) attestCodePoints() attestext.CodePoints {
+	return c.config.Attestation.CodePoints.WithDefaults()
+}
+
+// negotiationExtensions are the extensions of ClientHello and EncryptedExtensions.
+func negotiationExtensions(cp attestext.CodePoints) []uint16 {
+	return []uint16{cp.EvidenceRequest, cp.EvidenceProposal, cp.ResultsRequest, cp.ResultsProposal}
+}
+
+func (c *Conn) attestNonce(types []attestext.EvidenceType) ([]byte, error) {
+	nonce := make([]byte, c.config.Attestation.nonceSize(types))
+	_, err := io.ReadFull(c.config.rand(), nonce)
+	return nonce, err
+}
+
+// attestSetExporter derives the secret that channel binders come from. The
+// transcript is ClientHello...ServerHello.
+func (c *Conn) attestSetExporter(hs *keyschedule.HandshakeSecret, transcript hash.Hash) {
+	if c.attest.self.negotiated || c.attest.peer.negotiated || c.isClient && c.config.Attestation != nil {
+		c.attest.exporter = hs.HandshakeExporterSecret(transcript)
+	}
+}
+
+func (c *Conn) attestRole(self bool) attestext.Role {
+	if c.isClient == self {
+		return attestext.RoleClient
+	}
+	return attestext.RoleServer
+}
+
+// attestChallenge derives what the Evidence of one direction must be bound to, and
+// notes it in d. spki is nil where the key comes out of the Evidence.
+func (c *Conn) attestChallenge(d *attestDirection, role attestext.Role, binding attestext.Binding, spki []byte) error {
+	ch := &attestext.Challenge{
+		Role:    role,
+		Binding: binding,
+		Kind:    d.selected.Kind,
+		Nonce:   d.nonce,
+		SPKI:    spki,
+	}
+	if ch.UsesBinder() {
+		binder, err := c.attest.exporter.ChannelBinder(d.nonce)
+		if err != nil {
+			return err
+		}
+		ch.Binder = binder
+	}
+	d.request = &attestext.AttestRequest{
+		Type:      attestext.EvidenceType{Kind: d.selected.Kind, Format: d.format},
+		Challenge: ch,
+	}
+	return ch.Validate()
+}
+
+// attestKey returns the credential of a side whose Evidence takes the place of a
+// certificate: a key, and room for the Evidence.
+func (c *Conn) attestKey() (*Certificate, error) {
+	key := c.config.Attestation.AttestedKey
+	if key == nil {
+		k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+		if err != nil {
+			return nil, err
+		}
+		key = k
+	}
+	return &Certificate{Certificate: [][]byte{nil}, PrivateKey: key}, nil
+}
+
+// attestEvidence has this side's Evidence made and puts it into its Certificate
+// message.
+func (c *Conn) attestEvidence(ctx context.Context, msg *certificateMsgTLS13) error {
+	d := &c.attest.self
+	if !d.negotiated {
+		return nil
+	}
+	a := c.config.Attestation
+	spki, err := attestedSPKI(&msg.certificate, d.attestationOnly())
+	if err != nil {
+		return c.attestFail(AttestationStageAttest, alertInternalError, err)
+	}
+	if err := c.attestChallenge(d, c.attestRole(true), a.Binding, spki); err != nil {
+		return c.attestFail(AttestationStageAttest, alertInternalError, err)
+	}
+	cmw, err := attestext.Attest(ctx, a.attestTimeout(), a.Attester, d.request)
+	if err != nil {
+		return c.attestFail(AttestationStageAttest, alertInternalError, err)
+	}
+	if d.attestationOnly() {
+		msg.certificate = Certificate{Certificate: [][]byte{cmw}, PrivateKey: msg.certificate.PrivateKey}
+		msg.ocspStapling, msg.scts = false, false
+		return nil
+	}
+	if len(cmw) > maxEvidenceExtension {
+		return c.attestFail(AttestationStageAttest, alertInternalError,
+			fmt.Errorf("evidence of %d bytes does not fit beside a certificate, which leaves %d", len(cmw), maxEvidenceExtension))
+	}
+	msg.attest.send = []attestExtension{{c.attestCodePoints().AttestationEvidence, cmw}}
+	return nil
+}
+
+// maxEvidenceExtension is what the extensions of a CertificateEntry hold, less the
+// header of the one extension and room for an OCSP response and SCTs.
+const maxEvidenceExtension = 65535 - 4 - 8192
+
+// attestedSPKI returns the key that this side's Evidence must cover: that of the
+// leaf, or the attested key itself.
+func attestedSPKI(cert *Certificate, attestationOnly bool) ([]byte, error) {
+	if attestationOnly {
+		return x509.MarshalPKIXPublicKey(cert.PrivateKey.(crypto.Signer).Public())
+	}
+	if len(cert.Certificate) == 0 {
+		return nil, errors.New("there is no certificate to attest beside")
+	}
+	leaf, err := cert.leaf()
+	if err != nil {
+		return nil, err
+	}
+	return leaf.RawSubjectPublicKeyInfo, nil
+}
+
+// attestReadEvidence takes the Evidence out of the peer's Certificate message and
+// refuses a message that carries it in any other way than was negotiated.
+func (c *Conn) attestReadEvidence(msg *certificateMsgTLS13) error {
+	if c.config.Attestation == nil {
+		return nil
+	}
+	d, cp := &c.attest.peer, c.attestCodePoints()
+	fail := func(a alert, format string, args ...any) error {
+		return c.attestFail(AttestationStageCertificate, a, fmt.Errorf(format, args...))
+	}
+	who := c.attestRole(false)
+	for _, e := range msg.attest.received {
+		switch {
+		case slices.Contains(negotiationExtensions(cp), e.typ):
+			return fail(alertIllegalParameter, "%v sent negotiation extension %#04x in its Certificate", who, e.typ)
+		case e.typ != cp.AttestationEvidence:
+			continue
+		case !d.negotiated || d.attestationOnly():
+			return fail(alertUnsupportedExtension, "%v sent evidence that was not asked for", who)
+		case e.entry > 0:
+			return fail(alertIllegalParameter, "%v sent evidence in certificate entry %d, it belongs in the first", who, e.entry+1)
+		case d.evidence != nil:
+			return fail(alertIllegalParameter, "%v sent evidence twice", who)
+		case len(e.data) == 0:
+			return fail(alertDecodeError, "%v sent empty evidence", who)
+		}
+		d.evidence = e.data
+	}
+	if !d.negotiated {
+		return nil
+	}
+	certs := msg.certificate.Certificate
+	if len(certs) == 0 { // a server's empty message has been refused before
+		return fail(alertCertificateRequired, "%v agreed to attest and sent an empty Certificate", who)
+	}
+	if d.attestationOnly() {
+		extensions := len(msg.attest.received) > 0 || msg.ocspStapling || msg.scts
+		if len(certs) != 1 || extensions {
+			return fail(alertIllegalParameter, "%v sent %d entries as its attestation-only Certificate, or extensions in it; want one entry without any", who, len(certs))
+		}
+		if len(certs[0]) == 0 {
+			return fail(alertDecodeError, "%v sent empty evidence", who)
+		}
+		d.evidence = certs[0]
+		return nil
+	}
+	if d.evidence == nil {
+		if c.isClient {
+			return fail(alertHandshakeFailure, "%v agreed to attest and sent a certificate without evidence", who)
+		}
+		return fail(alertCertificateRequired, "%v agreed to attest and sent a certificate without evidence", who)
+	}
+	return nil
+}
+
+// attestAppraise has the peer's Evidence appraised against the challenge that this
+// side derived. With attestation-only it sets c.attest.peerKey.
+func (c *Conn) attestAppraise(ctx context.Context) error {
+	d, a := &c.attest.peer, c.config.Attestation
+	var spki []byte
+	if !d.attestationOnly() {
+		spki = c.peerCertificates[0].RawSubjectPublicKeyInfo
+	}
+	if err := c.attestChallenge(d, c.attestRole(false), a.PeerBinding, spki); err != nil {
+		return c.attestFail(AttestationStageAppraise, alertInternalError, err)
+	}
+	ev := &attestext.Evidence{Type: d.selected, CMW: d.evidence}
+	result, err := attestext.Appraise(ctx, a.verifyTimeout(), a.Verifier, ev, d.request.Challenge)
+	if err != nil {
+		return c.attestFail(AttestationStageAppraise, attestAlert(err), err)
+	}
+	if d.attestationOnly() {
+		key, err := x509.ParsePKIXPublicKey(result.Key())
+		if err != nil {
+			return c.attestFail(AttestationStageAppraise, alertBadCertificate, fmt.Errorf("attested key: %w", err))
+		}
+		switch k := key.(type) {
+		case *ecdsa.PublicKey, ed25519.PublicKey:
+		case *rsa.PublicKey:
+			if max, ok := checkKeySize(k.N.BitLen()); !ok {
+				return c.attestFail(AttestationStageAppraise, alertBadCertificate, fmt.Errorf("attested RSA key is larger than %d bits", max))
+			}
+		default:
+			return c.attestFail(AttestationStageAppraise, alertUnsupportedCertificate, fmt.Errorf("attested key of unsupported type %T", key))
+		}
+		c.attest.peerKey = key
+	}
+	d.result = result
+	return nil
+}
+
+// attestPeerKey returns the key that the peer's CertificateVerify is checked with:
+// the one out of its Evidence, if that takes the place of a certificate, and
+// never one that was sent beside it.
+func (c *Conn) attestPeerKey() crypto.PublicKey {
+	if c.attest.peer.attestationOnly() {
+		return c.attest.peerKey
+	}
+	return c.peerCertificates[0].PublicKey
+}
+
+// attestAfterCertificateVerify appraises the Evidence of a peer that has proven
+// possession of its key, and calls VerifyConnection, which was held back so that
+// it sees the verdict.
+func (c *Conn) attestAfterCertificateVerify(ctx context.Context) error {
+	if !c.attest.peer.negotiated {
+		return nil
+	}
+	if !c.attest.peer.attestationOnly() {
+		if err := c.attestAppraise(ctx); err != nil {
+			return err
+		}
+	}
+	if c.config.VerifyConnection != nil {
+		if err := c.config.VerifyConnection(c.connectionStateLocked()); err != nil {
+			c.sendAlert(alertBadCertificate)
+			return err
+		}
+	}
+	return nil
+}

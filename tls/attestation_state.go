@@ -1,0 +1,126 @@
+package tls
+
+import (
+	"crypto"
+	"errors"
+	"net"
+
+	"github.com/attestedtls/atls/attestext"
+	"github.com/attestedtls/atls/keyschedule"
+)
+
+// AttestationState is the part of a ConnectionState that attestation adds.
+type AttestationState struct {
+	// PeerAttestation is the proof that the peer's Evidence was appraised and
+	// accepted in this handshake. It is nil if the peer did not attest, which
+	// with RequireAttestation never happens on an established connection.
+	PeerAttestation *attestext.Result
+
+	// LocalAttestation is what the Evidence that this side sent was made for,
+	// the challenge included; nil if this side did not attest. The peer's
+	// verdict on it shows only in that the handshake went on.
+	LocalAttestation *attestext.AttestRequest
+
+	// RequestedAttestation is what the peer was asked for and agreed to, the
+	// challenge included. It says nothing about what came; it is there for logs.
+	RequestedAttestation *attestext.AttestRequest
+
+	// TicketsReceived counts the session tickets that the peer sent since the
+	// handshake. Where attestation was negotiated they were dropped.
+	TicketsReceived int
+}
+
+// attestConnState is what a Conn keeps for attestation. It is protected as the
+// other results of the handshake are: constant once the handshake is complete,
+// but for tickets, which belongs to whoever reads.
+type attestConnState struct {
+	exporter *keyschedule.HandshakeExporterSecret
+	self     attestDirection // this side attests
+	peer     attestDirection // the peer attests
+	peerKey  crypto.PublicKey
+	tickets  int
+}
+
+// attestDirection is one direction of attestation on one connection.
+type attestDirection struct {
+	offered    []attestext.EvidenceType // by the client, in ClientHello
+	negotiated bool
+	selected   attestext.EvidenceType // as it stands on the wire
+	format     attestext.EvidenceFormat
+	nonce      []byte
+	request    *attestext.AttestRequest // once the challenge is known
+	evidence   []byte
+	result     *attestext.Result
+}
+
+// attestationOnly reports whether Evidence takes the place of the certificate.
+func (d *attestDirection) attestationOnly() bool {
+	return d.negotiated && d.selected.Kind == attestext.AttestationOnly
+}
+
+// state returns what goes into a ConnectionState.
+func (s *attestConnState) state() AttestationState {
+	return AttestationState{
+		PeerAttestation:      s.peer.result,
+		LocalAttestation:     s.self.request,
+		RequestedAttestation: s.peer.request,
+		TicketsReceived:      s.tickets,
+	}
+}
+
+// attestNoResumption reports whether this connection must neither resume nor be
+// resumed: a PSK handshake carries no Certificate and so no Evidence. A client
+// decides by its Config, for it offers before it knows; a server by what was
+// negotiated, so that clients that do not attest resume as ever.
+func (c *Conn) attestNoResumption() bool {
+	a := c.config.Attestation
+	if a == nil {
+		return false
+	}
+	return c.isClient || a.requires() || c.attest.self.negotiated || c.attest.peer.negotiated
+}
+
+// attestTicket counts a session ticket that a client received, and reports
+// whether to drop it.
+func (c *Conn) attestTicket() bool {
+	c.attest.tickets++
+	return c.attestNoResumption()
+}
+
+// attestGate is the last line: it returns an error unless the handshake ended
+// with the appraisal that Config.Attestation and the negotiation call for.
+// Neither Read nor Write moves a byte before it does.
+func (c *Conn) attestGate() error {
+	a := c.config.Attestation
+	if a == nil || c.attest.peer.result.Valid() {
+		return nil
+	}
+	if a.requires() || c.attest.peer.negotiated {
+		return errors.New("tls: the peer's attestation has not been accepted")
+	}
+	return nil
+}
+
+// AlertSent returns the fatal alert that this side sent, if it did.
+func (c *Conn) AlertSent() (alert AlertError, ok bool) {
+	c.out.Lock()
+	defer c.out.Unlock()
+	return alertOf(c.out.err, "local error")
+}
+
+// AlertReceived returns the fatal alert that the peer sent, if this side has read
+// one. It waits for a Read or Handshake that is under way.
+func (c *Conn) AlertReceived() (alert AlertError, ok bool) {
+	c.in.Lock()
+	defer c.in.Unlock()
+	return alertOf(c.in.err, "remote error")
+}
+
+func alertOf(err error, op string) (AlertError, bool) {
+	var e *net.OpError
+	if !errors.As(err, &e) || e.Op != op {
+		return 0, false
+	}
+	a, ok := e.Err.(alert)
+	return AlertError(a), ok
+}
