@@ -1239,6 +1239,9 @@ func (c *Config) supportedVersions(isClient bool) []uint16 {
 		if isClient && c.EncryptedClientHelloConfigList != nil && v < VersionTLS13 {
 			continue
 		}
+		if c != nil && c.Attestation.requires() && v < VersionTLS13 { // atls:hook versions: nothing below TLS 1.3 where attestation is required
+			continue
+		}
 		if c != nil && c.MinVersion != 0 && v < c.MinVersion {
 			continue
 		}
