@@ -1652,6 +1652,7 @@ func (c *Conn) connectionStateLocked() ConnectionState {
 		state.ekm = c.ekm
 	}
 	state.ECHAccepted = c.echAccepted
+	state.AttestationState = c.attest.state() // atls:hook connection-state-fill: what attestation adds to it
 	return state
 }
 
