@@ -1217,6 +1217,9 @@ func (c *Conn) Write(b []byte) (int, error) {
 	if err := c.Handshake(); err != nil {
 		return 0, err
 	}
+	if err := c.attestGate(); err != nil { // atls:hook gate-write: Write moves no byte before the appraisal has succeeded
+		return 0, err
+	}
 
 	c.out.Lock()
 	defer c.out.Unlock()
