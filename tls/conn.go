@@ -1385,6 +1385,9 @@ func (c *Conn) Read(b []byte) (int, error) {
 	if err := c.Handshake(); err != nil {
 		return 0, err
 	}
+	if err := c.attestGate(); err != nil { // atls:hook gate-read: Read moves no byte before the appraisal has succeeded
+		return 0, err
+	}
 	if len(b) == 0 {
 		// Put this after Handshake, in case people were calling
 		// Read(nil) for the side effect of the Handshake.
