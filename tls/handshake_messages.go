@@ -170,6 +170,7 @@ func (m *clientHelloMsg) marshalMsg(echInner bool) ([]byte, error) {
 			exts.AddBytes(m.encryptedClientHello)
 		})
 	}
+	m.attest.marshal(&exts) // atls:hook client-hello-marshal: the client's offers, ahead of what ECH may compress
 	// Note that any extension that can be compressed during ECH must be
 	// contiguous. If any additional extensions are to be compressed they must
 	// be added to the following block, so that they can be properly
