@@ -1050,6 +1050,7 @@ func (m *encryptedExtensionsMsg) marshal() ([]byte, error) {
 				b.AddUint16(extensionServerName)
 				b.AddUint16(0) // empty extension_data
 			}
+			m.attest.marshal(b) // atls:hook encrypted-extensions-marshal: the server's choices
 		})
 	})
 
