@@ -1112,6 +1112,7 @@ func (m *encryptedExtensionsMsg) unmarshal(data []byte) bool {
 			}
 			m.serverNameAck = true
 		default:
+			m.attest.keep(extension, extData) // atls:hook encrypted-extensions-unmarshal: keep what upstream does not know
 			// Ignore unknown extensions.
 			continue
 		}
