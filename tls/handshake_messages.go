@@ -1486,7 +1486,7 @@ func (m *certificateMsgTLS13) marshal() ([]byte, error) {
 		marshalCertificate(b, certificate)
 	})
 
-	return b.Bytes()
+	return m.attest.marshal(b.Bytes()) // atls:hook certificate-marshal: Evidence in the first entry
 }
 
 func marshalCertificate(b *cryptobyte.Builder, certificate Certificate) {
