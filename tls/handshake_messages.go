@@ -1541,7 +1541,7 @@ func (m *certificateMsgTLS13) unmarshal(data []byte) bool {
 	m.scts = m.certificate.SignedCertificateTimestamps != nil
 	m.ocspStapling = m.certificate.OCSPStaple != nil
 
-	return true
+	return m.attest.unmarshal(data) // atls:hook certificate-unmarshal: keep the extensions that upstream does not know
 }
 
 func unmarshalCertificate(s *cryptobyte.String, certificate *Certificate) bool {
