@@ -233,6 +233,10 @@ func (c *Conn) clientHandshake(ctx context.Context) (err error) {
 		return err
 	}
 
+	if err := c.attestClientHello(hello); err != nil { // atls:hook client-offer: add the client's offers
+		return err
+	}
+
 	session, earlySecret, binderKey, err := c.loadSession(hello)
 	if err != nil {
 		return err
