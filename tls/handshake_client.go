@@ -359,7 +359,7 @@ var fips140ems = godebug.New("fips140ems")
 
 func (c *Conn) loadSession(hello *clientHelloMsg) (
 	session *SessionState, earlySecret *tls13.EarlySecret, binderKey []byte, err error) {
-	if c.config.SessionTicketsDisabled || c.config.ClientSessionCache == nil {
+	if c.config.SessionTicketsDisabled || c.config.ClientSessionCache == nil || c.attestNoResumption() { // atls:hook client-no-resumption: offer no session and no ticket support
 		return nil, nil, nil, nil
 	}
 
