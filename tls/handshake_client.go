@@ -260,6 +260,7 @@ func (c *Conn) clientHandshake(ctx context.Context) (err error) {
 	if ech != nil {
 		// Split hello into inner and outer
 		ech.innerHello = hello.clone()
+		ech.innerHello.attest, hello.attest = hello.attest, attestClientHelloState{} // atls:hook client-ech: the offers are in the inner ClientHello only
 
 		// Overwrite the server name in the outer hello with the public facing
 		// name.
