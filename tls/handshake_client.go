@@ -1277,6 +1277,9 @@ func certificateRequestInfoFromMsg(ctx context.Context, vers uint16, certReq *ce
 }
 
 func (c *Conn) getClientCertificate(cri *CertificateRequestInfo) (*Certificate, error) {
+	if c.attest.self.attestationOnly() { // atls:hook client-key: attestation-only has a key and no certificate
+		return c.attestKey()
+	}
 	if c.config.GetClientCertificate != nil {
 		return c.config.GetClientCertificate(cri)
 	}
