@@ -164,6 +164,10 @@ func (hs *clientHandshakeStateTLS13) handshake() error {
 func (hs *clientHandshakeStateTLS13) checkServerHelloOrHRR() error {
 	c := hs.c
 
+	if err := hs.attestCheckServerHello(); err != nil { // atls:hook client-server-hello: refuse the extensions there
+		return err
+	}
+
 	if hs.serverHello.supportedVersion == 0 {
 		c.sendAlert(alertMissingExtension)
 		return errors.New("tls: server selected TLS 1.3 using the legacy version field")
