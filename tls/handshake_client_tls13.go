@@ -518,6 +518,7 @@ func (hs *clientHandshakeStateTLS13) establishHandshakeKeys() error {
 		return err
 	}
 
+	c.attestSetExporter(handshakeSecret, hs.transcript) // atls:hook client-exporter: the Handshake Exporter
 	hs.masterSecret = handshakeSecret.MasterSecret()
 
 	return nil
