@@ -588,7 +588,7 @@ func (hs *clientHandshakeStateTLS13) readServerParameters() error {
 		}
 	}
 
-	return nil
+	return hs.attestReadServerParameters(encryptedExtensions) // atls:hook client-parameters: read the server's choices
 }
 
 func (hs *clientHandshakeStateTLS13) readServerCertificate() error {
