@@ -637,7 +637,7 @@ func (hs *clientHandshakeStateTLS13) readServerCertificate() error {
 	c.scts = certMsg.certificate.SignedCertificateTimestamps
 	c.ocspResponse = certMsg.certificate.OCSPStaple
 
-	if err := c.verifyServerCertificate(certMsg.certificate.Certificate); err != nil {
+	if err := hs.attestReadServerCertificate(certMsg); err != nil { // atls:hook client-certificate: take the Evidence, verify the chain
 		return err
 	}
 
