@@ -682,7 +682,7 @@ func (hs *clientHandshakeStateTLS13) readServerCertificate() error {
 		return err
 	}
 
-	return nil
+	return c.attestAfterCertificateVerify(hs.ctx) // atls:hook client-appraise: appraise, then VerifyConnection
 }
 
 func (hs *clientHandshakeStateTLS13) readServerFinished() error {
