@@ -843,7 +843,7 @@ func (c *Conn) handleNewSessionTicket(msg *newSessionTicketMsgTLS13) error {
 		return errors.New("tls: received new session ticket from a client")
 	}
 
-	if c.config.SessionTicketsDisabled || c.config.ClientSessionCache == nil {
+	if c.attestTicket() || c.config.SessionTicketsDisabled || c.config.ClientSessionCache == nil { // atls:hook client-ticket: count tickets, drop those of attested connections
 		return nil
 	}
 
