@@ -70,6 +70,9 @@ func (hs *serverHandshakeStateTLS13) handshake() error {
 	if err := hs.processClientHello(); err != nil {
 		return err
 	}
+	if err := hs.attestNegotiate(); err != nil { // atls:hook server-negotiate: choose among the client's offers
+		return err
+	}
 	if err := hs.checkForResumption(); err != nil {
 		return err
 	}
