@@ -295,7 +295,7 @@ func (hs *serverHandshakeStateTLS13) processClientHello() error {
 func (hs *serverHandshakeStateTLS13) checkForResumption() error {
 	c := hs.c
 
-	if c.config.SessionTicketsDisabled {
+	if c.config.SessionTicketsDisabled || c.attestNoResumption() { // atls:hook server-no-resumption: ignore a PSK offer
 		return nil
 	}
 
