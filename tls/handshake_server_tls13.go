@@ -487,6 +487,10 @@ func (hs *serverHandshakeStateTLS13) pickCertificate() error {
 		return c.sendAlert(alertMissingExtension)
 	}
 
+	if c.attest.self.attestationOnly() { // atls:hook server-key: attestation-only has a key and no certificate
+		return hs.attestPickKey()
+	}
+
 	certificate, err := c.config.getCertificate(clientHelloInfo(hs.ctx, c, hs.clientHello))
 	if err != nil {
 		if err == errNoCertificates {
