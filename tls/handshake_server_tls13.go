@@ -649,7 +649,7 @@ func (hs *serverHandshakeStateTLS13) doHelloRetryRequest(selectedGroup CurveID) 
 		return nil, errors.New("tls: client indicated early data in second ClientHello")
 	}
 
-	if illegalClientHelloChange(clientHello, hs.clientHello) {
+	if illegalClientHelloChange(clientHello, hs.clientHello) || hs.attestHelloChanged(clientHello) { // atls:hook server-hello-retry: the offers come again unchanged
 		c.sendAlert(alertIllegalParameter)
 		return nil, errors.New("tls: client illegally modified second ClientHello")
 	}
