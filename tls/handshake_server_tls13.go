@@ -770,6 +770,7 @@ func (hs *serverHandshakeStateTLS13) sendServerParameters() error {
 		}
 	}
 
+	c.attestSetExporter(hs.handshakeSecret, hs.transcript) // atls:hook server-exporter: the Handshake Exporter
 	err := c.config.writeKeyLog(keyLogLabelClientHandshake, hs.clientHello.random, clientSecret)
 	if err != nil {
 		c.sendAlert(alertInternalError)
