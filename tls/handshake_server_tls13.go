@@ -816,6 +816,10 @@ func (hs *serverHandshakeStateTLS13) sendServerParameters() error {
 		}
 	}
 
+	if err := hs.attestServerParameters(encryptedExtensions); err != nil { // atls:hook server-parameters: answer the client's offers
+		return err
+	}
+
 	if _, err := hs.c.writeHandshakeRecord(encryptedExtensions, hs.transcript); err != nil {
 		return err
 	}
