@@ -828,7 +828,7 @@ func (hs *serverHandshakeStateTLS13) sendServerParameters() error {
 }
 
 func (hs *serverHandshakeStateTLS13) requestClientCert() bool {
-	return hs.c.config.ClientAuth >= RequestClientCert && !hs.usingPSK
+	return (hs.c.config.ClientAuth >= RequestClientCert || hs.c.attest.peer.negotiated) && !hs.usingPSK // atls:hook server-request: a client that attests sends a Certificate
 }
 
 func (hs *serverHandshakeStateTLS13) sendServerCertificate() error {
