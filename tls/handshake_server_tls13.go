@@ -1068,7 +1068,7 @@ func (hs *serverHandshakeStateTLS13) readClientCertificate() error {
 		return unexpectedMessageError(certMsg, msg)
 	}
 
-	if err := c.processCertsFromClient(certMsg.certificate); err != nil {
+	if err := hs.attestReadClientCertificate(certMsg); err != nil { // atls:hook server-certificate: take the Evidence, verify the chain
 		return err
 	}
 
