@@ -1120,6 +1120,9 @@ func (hs *serverHandshakeStateTLS13) readClientCertificate() error {
 		if err := transcriptMsg(certVerify, hs.transcript); err != nil {
 			return err
 		}
+		if err := c.attestAfterCertificateVerify(hs.ctx); err != nil { // atls:hook server-appraise: appraise, then VerifyConnection
+			return err
+		}
 	}
 
 	// If we waited until the client certificates to send session tickets, we
