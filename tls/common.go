@@ -1005,6 +1005,7 @@ func (c *Config) Clone() *Config {
 	c.mutex.RLock()
 	defer c.mutex.RUnlock()
 	return &Config{
+		Attestation:                         c.Attestation, // atls:hook config-clone: Clone copies the field
 		Rand:                                c.Rand,
 		Time:                                c.Time,
 		Certificates:                        c.Certificates,
