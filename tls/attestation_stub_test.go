@@ -1,0 +1,216 @@
+package tls
+
+import (
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/json"
+	"errors"
+	"io"
+	"math/big"
+	"net"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/attestedtls/atls/attestext"
+)
+
+// The tests of this package use a stub in place of a TEE: Evidence that is a JSON
+// object and names what it is bound to, signed by nobody. What a real quote
+// format and a real verifier do is tested in attestext and cmd/atls.
+
+// stubFormat is the format of stub Evidence, and otherFormat one that only some
+// stubs make.
+var (
+	stubFormat  = attestext.EvidenceFormat{MediaType: "application/x-stub"}
+	otherFormat = attestext.EvidenceFormat{ContentFormat: 65001}
+)
+
+// stubEvidence is what a stub TEE attests.
+type stubEvidence struct {
+	ReportData []byte // as a raw report has it; nil in attestation-only
+	Challenge  []byte // in attestation-only, with Key
+	Key        []byte
+	Padding    []byte `json:",omitempty"`
+}
+
+// stubTEE is an Attester and a Verifier. The zero stub is honest.
+type stubTEE struct {
+	formats []attestext.EvidenceFormat // stubFormat if nil
+	padding int                        // bytes
+
+	attest   func(ctx context.Context, req *attestext.AttestRequest) ([]byte, error)
+	appraise func(ctx context.Context, ev *attestext.Evidence, ch *attestext.Challenge) (*attestext.Appraisal, error)
+}
+
+func (s *stubTEE) Formats(attestext.CredentialKind) []attestext.EvidenceFormat {
+	if s.formats != nil {
+		return s.formats
+	}
+	return []attestext.EvidenceFormat{stubFormat}
+}
+
+func (s *stubTEE) Attest(ctx context.Context, req *attestext.AttestRequest) ([]byte, error) {
+	if s.attest != nil {
+		return s.attest(ctx, req)
+	}
+	return s.honest(req.Challenge)
+}
+
+func (s *stubTEE) honest(ch *attestext.Challenge) ([]byte, error) {
+	ev := stubEvidence{Padding: make([]byte, s.padding)}
+	if ch.Kind == attestext.AttestationOnly {
+		ev.Challenge, ev.Key = ch.Value(), ch.SPKI
+	} else {
+		rd, err := ch.ReportData()
+		if err != nil {
+			return nil, err
+		}
+		ev.ReportData = rd[:]
+	}
+	return json.Marshal(ev)
+}
+
+func (s *stubTEE) Appraise(ctx context.Context, ev *attestext.Evidence, ch *attestext.Challenge) (*attestext.Appraisal, error) {
+	if s.appraise != nil {
+		return s.appraise(ctx, ev, ch)
+	}
+	const op = "verify stub"
+	var got stubEvidence
+	if err := json.Unmarshal(ev.CMW, &got); err != nil {
+		return nil, &attestext.Error{Class: attestext.ErrMalformed, Op: op, Err: err}
+	}
+	if ch.Kind == attestext.AttestationOnly {
+		if !bytes.Equal(got.Challenge, ch.Value()) {
+			return nil, attestext.Errorf(attestext.ErrBinding, op, "challenge")
+		}
+		return &attestext.Appraisal{Verdict: "affirming", Key: got.Key}, nil
+	}
+	want, err := ch.ReportData()
+	if err != nil {
+		return nil, err
+	}
+	if !bytes.Equal(got.ReportData, want[:]) {
+		return nil, attestext.Errorf(attestext.ErrBinding, op, "report data")
+	}
+	return &attestext.Appraisal{Verdict: "affirming", Key: ch.SPKI}, nil
+}
+
+// attestPKI is a CA with a server and a client certificate, made once.
+var attestPKI = sync.OnceValue(func() (p struct {
+	roots          *x509.CertPool
+	server, client Certificate
+}) {
+	caKey := newTestKey()
+	ca := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test CA"},
+		NotBefore: time.Unix(0, 0), NotAfter: time.Unix(1<<33, 0),
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
+	}
+	caDER, err := x509.CreateCertificate(rand.Reader, ca, ca, caKey.Public(), caKey)
+	if err != nil {
+		panic(err)
+	}
+	caCert, err := x509.ParseCertificate(caDER)
+	if err != nil {
+		panic(err)
+	}
+	p.roots = x509.NewCertPool()
+	p.roots.AddCert(caCert)
+	leaf := func(serial int64, name string, usage x509.ExtKeyUsage) Certificate {
+		key := newTestKey()
+		der, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{
+			SerialNumber: big.NewInt(serial), Subject: pkix.Name{CommonName: name}, DNSNames: []string{name},
+			NotBefore: time.Unix(0, 0), NotAfter: time.Unix(1<<33, 0),
+			KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{usage},
+		}, caCert, key.Public(), caKey)
+		if err != nil {
+			panic(err)
+		}
+		cert := Certificate{Certificate: [][]byte{der}, PrivateKey: key}
+		if cert.Leaf, err = x509.ParseCertificate(der); err != nil {
+			panic(err)
+		}
+		return cert
+	}
+	p.server = leaf(2, "server.example", x509.ExtKeyUsageServerAuth)
+	p.client = leaf(3, "client.example", x509.ExtKeyUsageClientAuth)
+	return p
+})
+
+func newTestKey() *ecdsa.PrivateKey {
+	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		panic(err)
+	}
+	return k
+}
+
+// attestConfigs returns a client and a server that share the PKI, without attestation.
+func attestConfigs() (client, server *Config) {
+	p := attestPKI()
+	client = &Config{RootCAs: p.roots, ServerName: "server.example", Certificates: []Certificate{p.client}}
+	server = &Config{Certificates: []Certificate{p.server}, ClientCAs: p.roots}
+	return client, server
+}
+
+// attestEnds is what the two ends of a connection saw.
+type attestEnds struct {
+	client, server       *Conn
+	clientErr, serverErr error
+}
+
+// attestHandshake runs a handshake and, where both ends succeed, sends a line each
+// way. It fails the test if that takes longer than a minute.
+func attestHandshake(t testing.TB, client, server *Config) *attestEnds {
+	t.Helper()
+	c, s := net.Pipe()
+	return attestHandshakeOver(t, c, s, client, server)
+}
+
+func attestHandshakeOver(t testing.TB, c, s net.Conn, client, server *Config) *attestEnds {
+	t.Helper()
+	ends := &attestEnds{client: Client(c, client), server: Server(s, server)}
+	deadline := time.Now().Add(time.Minute)
+	c.SetDeadline(deadline)
+	s.SetDeadline(deadline)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		defer s.Close()
+		if ends.serverErr = ends.server.Handshake(); ends.serverErr != nil {
+			return
+		}
+		line := make([]byte, 5)
+		if _, ends.serverErr = io.ReadFull(ends.server, line); ends.serverErr != nil {
+			return
+		}
+		_, ends.serverErr = ends.server.Write(line)
+	}()
+	if ends.clientErr = ends.client.Handshake(); ends.clientErr == nil {
+		ends.clientErr = func() error {
+			if _, err := io.WriteString(ends.client, "line\n"); err != nil {
+				return err
+			}
+			line := make([]byte, 5)
+			_, err := io.ReadFull(ends.client, line)
+			return err
+		}()
+	}
+	// Read on, so that the server can be rid of its alert.
+	io.Copy(io.Discard, c)
+	c.Close()
+	<-done
+	for _, err := range []error{ends.clientErr, ends.serverErr} {
+		var timeout net.Error
+		if errors.As(err, &timeout) && timeout.Timeout() {
+			t.Fatalf("the handshake hangs: client %v, server %v", ends.clientErr, ends.serverErr)
+		}
+	}
+	return ends
+}
