@@ -162,13 +162,15 @@ func (f EvidenceFormat) Equal(g EvidenceFormat) bool {
 
 // IsAny reports whether f stands for any format: the media types and content
 // formats of a bare Conceptual Message Wrapper say how the Evidence is wrapped
-// and not what it is.
+// and not what it is. With a parameter, such as the cmwc_t that names the type of
+// a collection (RFC 9999), the media type does say what it is, and is a format
+// like any other.
 func (f EvidenceFormat) IsAny() bool {
 	if f.MediaType == "" {
 		return f.ContentFormat == ContentFormatCMWCBOR || f.ContentFormat == ContentFormatCMWJSON
 	}
-	t, _, err := mime.ParseMediaType(f.MediaType)
-	return err == nil && (t == "application/cmw+cbor" || t == "application/cmw+json")
+	t, params, err := mime.ParseMediaType(f.MediaType)
+	return err == nil && len(params) == 0 && (t == "application/cmw+cbor" || t == "application/cmw+json")
 }
 
 // Matches reports whether Evidence of format got satisfies a peer that asked
