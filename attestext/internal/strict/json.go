@@ -1,0 +1,89 @@
+package strict
+
+import (
+	"bytes"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"unicode/utf8"
+)
+
+// CheckJSON reports whether b is one JSON array or object in valid UTF-8, from
+// its first byte to its last, without duplicate names, and within MaxDepth and
+// MaxItems. The functions below are for what has passed it.
+func CheckJSON(b []byte) error {
+	if !utf8.Valid(b) {
+		return errors.New("JSON text is not UTF-8")
+	}
+	// Whitespace around the value would be legal, but then more than one byte
+	// sequence before and behind it would pass for the same message.
+	if len(b) == 0 || (b[0] != '[' && b[0] != '{') || (b[len(b)-1] != ']' && b[len(b)-1] != '}') {
+		return errors.New("JSON text is not exactly one array or object")
+	}
+	if !json.Valid(b) {
+		return errors.New("JSON text does not parse")
+	}
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.UseNumber()
+	return checkJSONValue(d, 0)
+}
+
+// checkJSONValue reads one value, which lies inside depth arrays and objects.
+func checkJSONValue(d *json.Decoder, depth int) error {
+	tok, err := d.Token()
+	if err != nil {
+		return err
+	}
+	open, ok := tok.(json.Delim)
+	if !ok {
+		return nil
+	}
+	if depth == MaxDepth {
+		return fmt.Errorf("JSON text nests deeper than %d levels", MaxDepth)
+	}
+	names := make(map[string]bool)
+	for n := 0; d.More(); n++ {
+		if n == MaxItems {
+			return fmt.Errorf("JSON array or object has more than %d items", MaxItems)
+		}
+		if open == '{' {
+			tok, err := d.Token()
+			if err != nil {
+				return err
+			}
+			name, _ := tok.(string)
+			if names[name] {
+				return errors.New("JSON object has a duplicate name")
+			}
+			names[name] = true
+		}
+		if err := checkJSONValue(d, depth+1); err != nil {
+			return err
+		}
+	}
+	_, err = d.Token() // the closing delimiter
+	return err
+}
+
+// JSONText returns a JSON string.
+func JSONText(b []byte) (string, error) {
+	// null would otherwise pass for the empty string.
+	if len(b) == 0 || b[0] != '"' {
+		return "", errors.New("JSON value is not a string")
+	}
+	var s string
+	err := json.Unmarshal(b, &s)
+	return s, err
+}
+
+// Base64URL decodes base64url without padding (RFC 4648, section 5), in the one
+// spelling that each byte string has.
+func Base64URL(s string) ([]byte, error) {
+	// The decoder skips line breaks.
+	if strings.ContainsAny(s, "\r\n") {
+		return nil, errors.New("line break in base64url")
+	}
+	return base64.RawURLEncoding.Strict().DecodeString(s)
+}
