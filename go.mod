@@ -5,6 +5,7 @@ go 1.26.0
 require (
 	github.com/fxamacker/cbor/v2 v2.10.0
 	github.com/veraison/cmw v0.2.0
+	github.com/veraison/go-cose v1.3.0
 )
 
 require (
