@@ -6,10 +6,8 @@ require (
 	github.com/fxamacker/cbor/v2 v2.10.0
 	github.com/veraison/cmw v0.2.0
 	github.com/veraison/go-cose v1.3.0
-)
-
-require (
-	github.com/x448/float16 v0.8.4 // indirect
 	golang.org/x/crypto v0.58.0
 	golang.org/x/sys v0.49.0
 )
+
+require github.com/x448/float16 v0.8.4 // indirect
