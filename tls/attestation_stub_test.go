@@ -13,6 +13,7 @@ import (
 	"io"
 	"math/big"
 	"net"
+	"os"
 	"sync"
 	"testing"
 	"time"
@@ -169,20 +170,22 @@ type attestEnds struct {
 // way. It fails the test if that takes longer than a minute.
 func attestHandshake(t testing.TB, client, server *Config) *attestEnds {
 	t.Helper()
-	c, s := net.Pipe()
-	return attestHandshakeOver(t, c, s, client, server)
+	c, s := localPipe(t)
+	ends := &attestEnds{client: Client(c, client), server: Server(s, server)}
+	ends.run(t, c, s)
+	return ends
 }
 
-func attestHandshakeOver(t testing.TB, c, s net.Conn, client, server *Config) *attestEnds {
+// run runs the handshake of ends over c and s.
+func (ends *attestEnds) run(t testing.TB, c, s net.Conn) {
 	t.Helper()
-	ends := &attestEnds{client: Client(c, client), server: Server(s, server)}
 	deadline := time.Now().Add(time.Minute)
 	c.SetDeadline(deadline)
 	s.SetDeadline(deadline)
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		defer s.Close()
+		defer hangUp(s)
 		if ends.serverErr = ends.server.Handshake(); ends.serverErr != nil {
 			return
 		}
@@ -202,15 +205,19 @@ func attestHandshakeOver(t testing.TB, c, s net.Conn, client, server *Config) *a
 			return err
 		}()
 	}
-	// Read on, so that the server can be rid of its alert.
-	io.Copy(io.Discard, c)
-	c.Close()
+	hangUp(c)
 	<-done
 	for _, err := range []error{ends.clientErr, ends.serverErr} {
-		var timeout net.Error
-		if errors.As(err, &timeout) && timeout.Timeout() {
+		if errors.Is(err, os.ErrDeadlineExceeded) {
 			t.Fatalf("the handshake hangs: client %v, server %v", ends.clientErr, ends.serverErr)
 		}
 	}
-	return ends
+}
+
+// hangUp closes a connection in such a way that the other end reads all that was
+// sent, its last alert included.
+func hangUp(c net.Conn) {
+	c.(*net.TCPConn).CloseWrite()
+	io.Copy(io.Discard, c)
+	c.Close()
 }
