@@ -62,19 +62,19 @@ const (
 
 // Sizes in the signature data.
 const (
-	signatureSize         = 64 // ECDSA P-256, r ‖ s
-	attestationKeySize    = 64 // ECDSA P-256, x ‖ y
-	certDataHeaderSize    = 6  // u16 type ‖ u32 size
-	certDataSizeOffset    = 2
-	qeReportSize          = 0x180
-	qeAuthDataSizeSize    = 2
-	certDataTypeQEReport  = 6
-	certDataTypePCKChain  = 5
-	quoteVersion          = 4
-	quoteVersionTD15      = 5
-	keyTypeECDSAP256      = 2
-	teeTypeTDX            = 0x81
-	pckChainPadding  byte = 0 // some quoting enclaves end the PEM with one
+	signatureSize             = 64 // ECDSA P-256, r ‖ s
+	attestationKeySize        = 64 // ECDSA P-256, x ‖ y
+	certDataHeaderSize        = 6  // u16 type ‖ u32 size
+	certDataSizeOffset        = 2
+	qeReportSize              = 0x180
+	qeAuthDataSizeSize        = 2
+	certDataTypeQEReport      = 6
+	certDataTypePCKChain      = 5
+	quoteVersion              = 4
+	quoteVersionTD15          = 5
+	keyTypeECDSAP256          = 2
+	teeTypeTDX                = 0x81
+	pckChainPadding      byte = 0 // some quoting enclaves end the PEM with one
 )
 
 // Sizes of the fields of a quote, in bytes.
