@@ -1,6 +1,6 @@
 // Package strictjson decodes JSON that a mistake or an attacker must not be able
-// to make ambiguous: no unknown fields, no field named twice, nothing after the
-// value.
+// to make ambiguous: no unknown fields, no field named twice, no null, nothing
+// after the value.
 package strictjson
 
 import (
@@ -18,7 +18,8 @@ const maxDepth = 32
 // Unmarshal decodes the one JSON value that data is into v, as
 // [encoding/json.Unmarshal] does, but refuses object members that v has no field
 // for, members whose names differ at most by case (encoding/json matches without
-// case, and the last one wins), nesting deeper than 32, and trailing data.
+// case, and the last one wins), null (which leaves a field as if it were not
+// there), nesting deeper than 32, and trailing data.
 func Unmarshal(data []byte, v any) error {
 	if err := check(data); err != nil {
 		return err
@@ -65,6 +66,8 @@ func check(data []byte) error {
 			}
 			top.names[folded] = true
 			top.name = false
+		case tok == nil:
+			return errors.New("null is no value here")
 		case isDelim:
 			if len(stack) == maxDepth {
 				return fmt.Errorf("nested deeper than %d", maxDepth)

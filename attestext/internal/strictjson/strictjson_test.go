@@ -12,7 +12,7 @@ func TestAmbiguousJSONRefused(t *testing.T) {
 	for _, bad := range []string{
 		``, ` `, `{`, `{"a":1`, `{"a":1}}`, `{"a":1} {}`, `{"a":1}x`, `{"d":1}`,
 		`{"a":1,"a":2}`, `{"a":1,"A":2}`, `{"b":[{"a":1,"a":1}]}`, `{"c":{"x":1,"x":2}}`,
-		`{"b":[],"c":{},"b":[]}`, `[`, `{"a":}`, `{"a" 1}`,
+		`{"b":[],"c":{},"b":[]}`, `null`, `{"a":null}`, `{"b":[null]}`, `[`, `{"a":}`, `{"a" 1}`,
 	} {
 		if err := Unmarshal([]byte(bad), new(doc)); err == nil {
 			t.Errorf("%s accepted", bad)

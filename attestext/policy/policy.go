@@ -1,0 +1,338 @@
+// Package policy decides whether what verified evidence says is acceptable. It
+// compares claims with reference values, floors and identities that the relying
+// party has written down, and gives a tier of trustworthiness and a reason for
+// each claim.
+//
+// It parses no evidence and verifies none: its inputs are results of verification
+// (see [TDX]), and it imports no package that reads evidence.
+package policy
+
+import (
+	"bytes"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/attestedtls/atls/attestext"
+	"github.com/attestedtls/atls/attestext/internal/strictjson"
+)
+
+// A Verdict is a tier of trustworthiness of draft-ietf-rats-ar4si. The order is
+// from best to worst.
+type Verdict uint8
+
+const (
+	// Affirming: every claim that matters was compared and is as it should be.
+	Affirming Verdict = iota
+	// Warning: nothing is wrong with what was looked at, but something that
+	// matters was not, or was allowed although it weakens.
+	Warning
+	// Contraindicated: a claim is not acceptable.
+	Contraindicated
+)
+
+// String returns the name of the tier, as in [attestext.Appraisal].
+func (v Verdict) String() string {
+	switch v {
+	case Affirming:
+		return "affirming"
+	case Warning:
+		return "warning"
+	case Contraindicated:
+		return "contraindicated"
+	}
+	return fmt.Sprintf("verdict(%d)", uint8(v))
+}
+
+// A Reason is what was found about one claim.
+type Reason struct {
+	Claim   string // as in the policy file, for example "mrtd"
+	Verdict Verdict
+	Text    string
+}
+
+// String returns "claim: text (verdict)".
+func (r Reason) String() string { return fmt.Sprintf("%s: %s (%v)", r.Claim, r.Text, r.Verdict) }
+
+// A Decision is the outcome of comparing claims with a policy.
+type Decision struct {
+	// Verdict is the worst of the reasons'.
+	Verdict Verdict
+	// Reasons has one entry a claim, in a fixed order.
+	Reasons []Reason
+}
+
+func (d *Decision) add(v Verdict, claim, format string, args ...any) {
+	d.Verdict = max(d.Verdict, v)
+	d.Reasons = append(d.Reasons, Reason{claim, v, fmt.Sprintf(format, args...)})
+}
+
+// Err returns an error of class [attestext.ErrPolicy] that names every claim that
+// is contraindicated, with what was found and what was wanted, or nil where the
+// verdict is better than that.
+func (d *Decision) Err() error {
+	if d.Verdict < Contraindicated {
+		return nil
+	}
+	var s []string
+	for _, r := range d.Reasons {
+		if r.Verdict == Contraindicated {
+			s = append(s, r.Claim+": "+r.Text)
+		}
+	}
+	return &attestext.Error{Class: attestext.ErrPolicy, Op: "appraise claims", Err: errors.New(strings.Join(s, "; "))}
+}
+
+// A Policy says what evidence is acceptable. Evidence of a kind that it has no
+// section for is refused.
+//
+// A nil *Policy is a policy as well: it asks for genuine hardware, current and
+// not under debug, and compares no measurement; its verdict is Warning and says so.
+//
+// A Policy must not be changed once it is in use; its methods may then be called
+// concurrently.
+type Policy struct {
+	TDX *TDXPolicy `json:"tdx,omitempty"`
+}
+
+// A TDXPolicy says which trust domains are acceptable. A list that is nil is not
+// compared; of any other, one entry must equal the claim, so that an empty list
+// accepts nothing.
+type TDXPolicy struct {
+	MRTD   []Measurement `json:"mrtd,omitempty"`
+	RTMR0  []Measurement `json:"rtmr0,omitempty"`
+	RTMR1  []Measurement `json:"rtmr1,omitempty"`
+	RTMR2  []Measurement `json:"rtmr2,omitempty"`
+	RTMR3  []Measurement `json:"rtmr3,omitempty"`
+	MRSEAM []Measurement `json:"mrseam,omitempty"`
+
+	// MinTeeTcbSvn is a floor: each component of TEE_TCB_SVN must be at least as
+	// high. nil is none. It comes on top of the TCB status that Intel gives.
+	MinTeeTcbSvn *TeeTcbSvn `json:"min_tee_tcb_svn,omitempty"`
+
+	// PlatformInstanceIDs are the machines that are acceptable, by the identity in
+	// Intel's certificate.
+	PlatformInstanceIDs []InstanceID `json:"platform_instance_ids,omitempty"`
+
+	// InsecureAllowDebug accepts TDs under debug.
+	//
+	// WARNING: the host reads and writes their memory.
+	InsecureAllowDebug bool `json:"insecure_allow_debug,omitempty"`
+
+	// InsecureSkipCollateral accepts quotes whose TCB level and revocation could
+	// not be checked, for want of collateral.
+	//
+	// WARNING: platforms with known holes, and revoked ones, pass.
+	InsecureSkipCollateral bool `json:"insecure_skip_collateral,omitempty"`
+}
+
+// Sizes of what policies compare, in bytes.
+const (
+	measurementSize = 48
+	teeTcbSvnSize   = 16
+	instanceIDSize  = 16
+	rtmrCount       = 4
+)
+
+// A Measurement is a SHA-384 digest; in JSON, 96 hexadecimal digits.
+type Measurement [measurementSize]byte
+
+// TeeTcbSvn is TEE_TCB_SVN; in JSON, 32 hexadecimal digits.
+type TeeTcbSvn [teeTcbSvnSize]byte
+
+// InstanceID is the identity of a platform; in JSON, 32 hexadecimal digits.
+type InstanceID [instanceIDSize]byte
+
+func unhex(dst, text []byte) error {
+	if len(text) != hex.EncodedLen(len(dst)) {
+		return fmt.Errorf("%d characters, want %d hexadecimal digits", len(text), hex.EncodedLen(len(dst)))
+	}
+	_, err := hex.Decode(dst, text)
+	return err
+}
+
+func (m *Measurement) UnmarshalText(b []byte) error { return unhex(m[:], b) }
+func (m Measurement) MarshalText() ([]byte, error)  { return hex.AppendEncode(nil, m[:]), nil }
+func (s *TeeTcbSvn) UnmarshalText(b []byte) error   { return unhex(s[:], b) }
+func (s TeeTcbSvn) MarshalText() ([]byte, error)    { return hex.AppendEncode(nil, s[:]), nil }
+func (i *InstanceID) UnmarshalText(b []byte) error  { return unhex(i[:], b) }
+func (i InstanceID) MarshalText() ([]byte, error)   { return hex.AppendEncode(nil, i[:]), nil }
+
+// MaxSize bounds a policy file, in bytes.
+const MaxSize = 1 << 20
+
+// Parse reads a policy out of JSON:
+//
+//	{
+//	  "tdx": {
+//	    "mrtd": [HEX…], "rtmr0": [HEX…] … "rtmr3": [HEX…], "mrseam": [HEX…],
+//	    "min_tee_tcb_svn": HEX,
+//	    "platform_instance_ids": [HEX…],
+//	    "insecure_allow_debug": BOOL,
+//	    "insecure_skip_collateral": BOOL
+//	  }
+//	}
+//
+// Every member may be left out, but a policy without any section, an empty list,
+// null, an unknown member, one that appears twice, and data after the object are
+// refused: each is more likely a mistake than a wish.
+func Parse(data []byte) (*Policy, error) {
+	if len(data) > MaxSize {
+		return nil, fmt.Errorf("parse policy: %d bytes, at most %d are read", len(data), MaxSize)
+	}
+	var p Policy
+	if err := strictjson.Unmarshal(data, &p); err != nil {
+		return nil, fmt.Errorf("parse policy: %w", err)
+	}
+	if p.TDX == nil {
+		return nil, errors.New("parse policy: no section, such as \"tdx\"")
+	}
+	for _, l := range p.TDX.lists() {
+		if l.allowed != nil && len(l.allowed) == 0 {
+			return nil, fmt.Errorf("parse policy: tdx: %s is empty, which accepts nothing; leave it out not to compare", l.claim)
+		}
+	}
+	if ids := p.TDX.PlatformInstanceIDs; ids != nil && len(ids) == 0 {
+		return nil, errors.New("parse policy: tdx: platform_instance_ids is empty, which accepts nothing; leave it out not to compare")
+	}
+	return &p, nil
+}
+
+// SkipTDXCollateral reports whether p accepts TDX quotes without collateral.
+func (p *Policy) SkipTDXCollateral() bool {
+	return p != nil && p.TDX != nil && p.TDX.InsecureSkipCollateral
+}
+
+// TDX is what a policy reads of a TDX quote that has been verified. The result of
+// verification in package tdx implements it; a quote that was only parsed does not.
+type TDX interface {
+	MRTD() [measurementSize]byte
+	RTMRs() [rtmrCount][measurementSize]byte
+	MRSEAM() [measurementSize]byte
+	TeeTcbSvn() [teeTcbSvnSize]byte
+	// PlatformInstanceID has 16 bytes, or none where the platform has no such identity.
+	PlatformInstanceID() []byte
+	Debug() bool
+	// CollateralChecked says whether revocation and the TCB level were checked.
+	CollateralChecked() bool
+	// TCBStatus is Intel's word for the TCB level, "UpToDate"; empty where it is not known.
+	TCBStatus() string
+}
+
+type measurementList struct {
+	claim   string
+	allowed []Measurement
+	got     Measurement
+}
+
+// lists returns the lists of t in the order of reasons.
+func (t *TDXPolicy) lists() []measurementList {
+	return []measurementList{
+		{claim: "mrtd", allowed: t.MRTD},
+		{claim: "rtmr0", allowed: t.RTMR0},
+		{claim: "rtmr1", allowed: t.RTMR1},
+		{claim: "rtmr2", allowed: t.RTMR2},
+		{claim: "rtmr3", allowed: t.RTMR3},
+		{claim: "mrseam", allowed: t.MRSEAM},
+	}
+}
+
+// EvaluateTDX compares the claims of c with p. The Decision is never nil; where
+// its verdict is Contraindicated, the error is that of [Decision.Err].
+//
+// The verdict is Affirming only where MRTD was compared, collateral was checked
+// and the TD is not under debug.
+func (p *Policy) EvaluateTDX(c TDX) (*Decision, error) {
+	d := &Decision{}
+	t := &TDXPolicy{}
+	if p != nil {
+		if p.TDX == nil {
+			d.add(Contraindicated, "tdx", "evidence is a TDX quote, and the policy has no section for TDX")
+			return d, d.Err()
+		}
+		t = p.TDX
+	}
+
+	switch {
+	case !c.CollateralChecked() && !t.InsecureSkipCollateral:
+		d.add(Contraindicated, "collateral", "TCB level and revocation were not checked, want them checked")
+	case !c.CollateralChecked():
+		d.add(Warning, "collateral", "TCB level and revocation were not checked, which the policy allows")
+	case c.TCBStatus() != "UpToDate":
+		d.add(Contraindicated, "tcb_status", "got %q, want \"UpToDate\"", c.TCBStatus())
+	default:
+		d.add(Affirming, "tcb_status", "UpToDate, no certificate revoked")
+	}
+
+	switch {
+	case !c.Debug():
+		d.add(Affirming, "debug", "off")
+	case t.InsecureAllowDebug:
+		d.add(Warning, "debug", "the TD runs under debug, which the policy allows")
+	default:
+		d.add(Contraindicated, "debug", "got a TD under debug, want none")
+	}
+
+	if p == nil {
+		d.add(Warning, "mrtd", "measurement not checked: no reference values")
+		return d, d.Err()
+	}
+	rtmrs := c.RTMRs()
+	got := []Measurement{c.MRTD(), rtmrs[0], rtmrs[1], rtmrs[2], rtmrs[3], c.MRSEAM()}
+	for i, l := range t.lists() {
+		l.got = got[i]
+		d.measurement(l)
+	}
+	d.floor(t.MinTeeTcbSvn, c.TeeTcbSvn())
+	d.machine(t.PlatformInstanceIDs, c.PlatformInstanceID())
+	return d, d.Err()
+}
+
+func (d *Decision) measurement(l measurementList) {
+	switch {
+	case l.allowed == nil && l.claim == "mrtd":
+		d.add(Warning, l.claim, "measurement not checked: no reference values")
+	case l.allowed == nil:
+	case slices.Contains(l.allowed, l.got):
+		d.add(Affirming, l.claim, "%s is a reference value", short(l.got[:]))
+	case len(l.allowed) == 1:
+		d.add(Contraindicated, l.claim, "got %s, want %s", short(l.got[:]), short(l.allowed[0][:]))
+	default:
+		d.add(Contraindicated, l.claim, "got %s, want one of %d reference values", short(l.got[:]), len(l.allowed))
+	}
+}
+
+// floor compares component by component: a higher one does not make up for a lower one.
+func (d *Decision) floor(floor *TeeTcbSvn, got TeeTcbSvn) {
+	const claim = "min_tee_tcb_svn"
+	if floor == nil {
+		return
+	}
+	for i := range floor {
+		if got[i] < floor[i] {
+			d.add(Contraindicated, claim, "got %x, want at least %x: component %d is %d, want %d", got, *floor, i, got[i], floor[i])
+			return
+		}
+	}
+	d.add(Affirming, claim, "%x is at least %x", got, *floor)
+}
+
+func (d *Decision) machine(allowed []InstanceID, got []byte) {
+	const claim = "platform_instance_ids"
+	switch {
+	case allowed == nil:
+	case len(got) == 0:
+		d.add(Contraindicated, claim, "the platform has no identity, want one of %d", len(allowed))
+	case slices.ContainsFunc(allowed, func(i InstanceID) bool { return bytes.Equal(i[:], got) }):
+		d.add(Affirming, claim, "%x is acceptable", got)
+	default:
+		d.add(Contraindicated, claim, "got %x, want one of %d", got, len(allowed))
+	}
+}
+
+// shortDigits is how much of a digest a message shows.
+const shortDigits = 16
+
+func short(b []byte) string { return hex.EncodeToString(b)[:shortDigits] + "…" }
