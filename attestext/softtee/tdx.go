@@ -1,6 +1,7 @@
 package softtee
 
 import (
+	"context"
 	"crypto/ecdsa"
 	"crypto/sha256"
 	"crypto/x509"
@@ -13,7 +14,9 @@ import (
 	"time"
 
 	"github.com/attestedtls/atls/attestext"
+	"github.com/attestedtls/atls/attestext/attester"
 	"github.com/attestedtls/atls/attestext/tdx"
+	"github.com/attestedtls/atls/attestext/tsm"
 )
 
 // What the default TD measures itself to be: each is SHA-384 of [derivation] and
@@ -172,6 +175,19 @@ func (t *TDX) Quote(reportData [attestext.ReportDataSize]byte) ([]byte, error) {
 	}
 	return raw, nil
 }
+
+// Report returns a quote over reportData as the kernel would report it. It
+// implements [attester.Quoter].
+func (t *TDX) Report(_ context.Context, reportData [attestext.ReportDataSize]byte) (*tsm.Report, error) {
+	q, err := t.Quote(reportData)
+	if err != nil {
+		return nil, err
+	}
+	return &tsm.Report{Provider: tsm.ProviderTDX, OutBlob: q}, nil
+}
+
+// Attester returns an attester on t, with a key attestation key of its own.
+func (t *TDX) Attester() attestext.Attester { return attester.New(t) }
 
 // quote signs the body of q. It is written from Intel's description of the format
 // and not with the encoder of the library that will read it.

@@ -1,0 +1,150 @@
+// Package attester makes Evidence out of raw quotes: it derives what a quote must
+// carry from the challenge of a handshake, has it quoted, and wraps the result.
+// The hardware, or the software that stands in for it, is a [Quoter].
+package attester
+
+import (
+	"context"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/attestedtls/atls/attestext"
+	"github.com/attestedtls/atls/attestext/cmw"
+	"github.com/attestedtls/atls/attestext/eat"
+	"github.com/attestedtls/atls/attestext/tsm"
+)
+
+const op = "attest"
+
+// A Quoter has the machine sign 64 bytes. It is called concurrently.
+type Quoter interface {
+	// Report returns a report, in the shape that configfs-tsm has, whose quote
+	// carries reportData. It should return when ctx is done.
+	Report(ctx context.Context, reportData [attestext.ReportDataSize]byte) (*tsm.Report, error)
+}
+
+// Attester implements [attestext.Attester] on a [Quoter].
+//
+// Beside a certificate, its Evidence is the report itself, whose quote carries
+// [attestext.Challenge.ReportData]. In place of a certificate, where the quote
+// cannot say which key it is about, and wherever the peer asks for it by format,
+// its Evidence is a bundle of draft-bft-rats-kat-06: a quote over a key that the
+// Attester holds, and a token by that key for the challenge and the TLS key.
+type Attester struct {
+	quoter Quoter
+	kak    crypto.Signer
+}
+
+var _ attestext.Attester = (*Attester)(nil)
+
+// New returns an Attester on q. It makes a key attestation key, which lives as
+// long as the Attester and never leaves it.
+func New(q Quoter) *Attester {
+	kak, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		panic("attester: " + err.Error()) // crypto/rand does not fail
+	}
+	return &Attester{q, kak}
+}
+
+// Formats returns the formats of a report, in CBOR and in JSON, and that of a
+// bundle.
+func (a *Attester) Formats() []attestext.EvidenceFormat {
+	return []attestext.EvidenceFormat{tsm.FormatCBOR, tsm.FormatJSON, eat.BundleFormat}
+}
+
+// Attest returns Evidence of the type that req names as an encoded CMW: a record
+// with a report, or a bundle. With attestation-only, the format of a report is
+// that of the report inside the bundle. A format that stands for any gets a report
+// in CBOR.
+//
+// Errors are of class [attestext.ErrWrongType] where the format is none of
+// Formats, and otherwise of [attestext.ErrUnavailable].
+func (a *Attester) Attest(ctx context.Context, req *attestext.AttestRequest) ([]byte, error) {
+	f := req.Type.Format
+	bundle := req.Type.Kind == attestext.AttestationOnly
+	switch {
+	case f.Equal(eat.BundleFormat):
+		f, bundle = tsm.FormatCBOR, true
+	case f.IsAny():
+		f = tsm.FormatCBOR
+	case !slices.ContainsFunc([]attestext.EvidenceFormat{tsm.FormatCBOR, tsm.FormatJSON}, f.Equal):
+		return nil, attestext.Errorf(attestext.ErrWrongType, op, "cannot make %v", f)
+	}
+	b, err := a.attest(ctx, f, bundle, req.Challenge)
+	if err != nil {
+		return nil, &attestext.Error{Class: attestext.ErrUnavailable, Op: op, Err: err}
+	}
+	return b, nil
+}
+
+func (a *Attester) attest(ctx context.Context, f attestext.EvidenceFormat, bundle bool, c *attestext.Challenge) ([]byte, error) {
+	if c.Model != attestext.BackgroundCheck {
+		return nil, fmt.Errorf("evidence cannot be made for the %v model", c.Model)
+	}
+	if bundle {
+		return a.bundle(ctx, f, c)
+	}
+	reportData, err := c.ReportData()
+	if err != nil {
+		return nil, err
+	}
+	r, err := a.record(ctx, f, reportData)
+	if err != nil {
+		return nil, err
+	}
+	if f.Equal(tsm.FormatJSON) {
+		return r.JSON()
+	}
+	return r.CBOR()
+}
+
+// bundle has the KAK quoted and signs a token with it. The quote is the same for
+// every session and the token is not.
+func (a *Attester) bundle(ctx context.Context, f attestext.EvidenceFormat, c *attestext.Challenge) ([]byte, error) {
+	if len(c.SPKI) == 0 {
+		return nil, errors.New("challenge does not say which TLS key is in use")
+	}
+	tik, err := x509.ParsePKIXPublicKey(c.SPKI)
+	if err != nil {
+		return nil, fmt.Errorf("TLS key: %w", err)
+	}
+	kat, err := eat.SignKAT(nil, a.kak, c.Value(), tik)
+	if err != nil {
+		return nil, err
+	}
+	kakPub, err := eat.MarshalKey(a.kak.Public())
+	if err != nil {
+		return nil, err
+	}
+	var reportData [attestext.ReportDataSize]byte
+	hash := eat.HashKAK(kakPub)
+	copy(reportData[:], hash[:])
+	pat, err := a.record(ctx, f, reportData)
+	if err != nil {
+		return nil, err
+	}
+	return eat.EncodeBundle(kat, *pat)
+}
+
+func (a *Attester) record(ctx context.Context, f attestext.EvidenceFormat, reportData [attestext.ReportDataSize]byte) (*cmw.Record, error) {
+	report, err := a.quoter.Report(ctx, reportData)
+	if err != nil {
+		return nil, err
+	}
+	encode := report.CBOR
+	if f.Equal(tsm.FormatJSON) {
+		encode = report.JSON
+	}
+	value, err := encode()
+	if err != nil {
+		return nil, err
+	}
+	return &cmw.Record{Format: f, Value: value, Ind: cmw.Evidence}, nil
+}

@@ -1,0 +1,82 @@
+package verifier
+
+import (
+	"crypto/subtle"
+
+	"github.com/attestedtls/atls/attestext"
+)
+
+const opBinding = "check binding"
+
+func unbound(format string, args ...any) error {
+	return attestext.Errorf(attestext.ErrBinding, opBinding, format, args...)
+}
+
+func equal(a, b []byte) bool { return subtle.ConstantTimeCompare(a, b) == 1 }
+
+// checkReportData compares the report data of a verified quote with what c calls
+// for. An error says which rule, role or input the quote was made with, where that
+// can be told.
+func checkReportData(got [attestext.ReportDataSize]byte, c *attestext.Challenge) error {
+	want, err := c.ReportData()
+	if err != nil {
+		return &attestext.Error{Class: attestext.ErrBinding, Op: opBinding, Err: err}
+	}
+	if equal(got[:], want[:]) {
+		return nil
+	}
+	return explain(got, c)
+}
+
+// explain says what got was made for, if it is something that goes with c's
+// secrets but not with c. Everything in c is this side's own, so that an error
+// gives nothing away that the peer did not know to put into its quote.
+func explain(got [attestext.ReportDataSize]byte, c *attestext.Challenge) error {
+	matches := func(binding attestext.Binding, role attestext.Role) bool {
+		other := *c
+		other.Binding, other.Role = binding, role
+		rd, err := other.ReportData()
+		return err == nil && equal(got[:], rd[:])
+	}
+	otherRole := attestext.RoleClient
+	if c.Role == attestext.RoleClient {
+		otherRole = attestext.RoleServer
+	}
+	otherBinding := attestext.BindingHardened
+	if c.Binding == attestext.BindingHardened {
+		otherBinding = attestext.BindingDraft08
+	}
+	var nonce [attestext.ReportDataSize]byte
+	copy(nonce[:], c.Nonce)
+	switch {
+	case matches(otherBinding, c.Role):
+		return unbound("evidence follows the %v rule, this side is configured for %v", otherBinding, c.Binding)
+	case matches(attestext.BindingHardened, otherRole):
+		if c.Binding != attestext.BindingHardened {
+			return unbound("evidence was made for the %v role under the hardened rule, the peer is the %v and this side is configured for %v", otherRole, c.Role, c.Binding)
+		}
+		return unbound("evidence was made for the %v role, the peer is the %v", otherRole, c.Role)
+	case equal(got[:], nonce[:]):
+		return unbound("evidence covers the nonce, and not the channel binder that stands for this session")
+	case got == [attestext.ReportDataSize]byte{}:
+		return unbound("evidence covers nothing: its report data is zero")
+	}
+	return unbound("report data is of another session or another key")
+}
+
+// checkToken compares the challenge and the key of a KAT with c.
+func checkToken(challenge, tik []byte, c *attestext.Challenge) error {
+	if want := c.Value(); len(want) == 0 || !equal(challenge, want) {
+		switch {
+		case c.Binding == attestext.BindingHardened && equal(challenge, c.Nonce):
+			return unbound("key attestation follows the draft-08 rule (the bare nonce), this side is configured for hardened")
+		case len(c.Binder) != 0 && equal(challenge, c.Binder):
+			return unbound("key attestation follows the hardened rule (the channel binder), this side is configured for %v", c.Binding)
+		}
+		return unbound("key attestation is of another session")
+	}
+	if len(c.SPKI) != 0 && !equal(tik, c.SPKI) {
+		return unbound("key attestation is for another key than the peer's certificate has")
+	}
+	return nil
+}
