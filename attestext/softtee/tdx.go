@@ -124,6 +124,13 @@ type TDXOptions struct {
 	Seed string
 	// Debug has the TD run under debug.
 	Debug bool
+	// ForeignQE has the quote signed by an enclave of the platform's owner, which
+	// will sign anything, in place of Intel's quoting enclave. The platform
+	// certifies it all the same.
+	ForeignQE bool
+	// DebugQE has the quoting enclave run under debug, so that its owner can read
+	// its key.
+	DebugQE bool
 	// Modify changes the report body before it is signed, ReportData included.
 	// Only fields of the body count. nil changes nothing.
 	Modify func(body *tdx.Quote)
@@ -169,7 +176,7 @@ func (t *TDX) Quote(reportData [attestext.ReportDataSize]byte) ([]byte, error) {
 	if t.opts.Modify != nil {
 		t.opts.Modify(q)
 	}
-	raw := t.pki.quote(q)
+	raw := t.quote(q)
 	if t.opts.Tamper != nil {
 		raw = t.opts.Tamper(raw)
 	}
@@ -191,8 +198,8 @@ func (t *TDX) Attester() attestext.Attester { return attester.New(t) }
 
 // quote signs the body of q. It is written from Intel's description of the format
 // and not with the encoder of the library that will read it.
-func (p *intelPKI) quote(q *tdx.Quote) []byte {
-	le := binary.LittleEndian
+func (t *TDX) quote(q *tdx.Quote) []byte {
+	le, p := binary.LittleEndian, t.pki
 
 	// Header, then TD report body: what the attestation key signs.
 	var b []byte
@@ -221,7 +228,14 @@ func (p *intelPKI) quote(q *tdx.Quote) []byte {
 	report := make([]byte, 384)
 	copy(report[0:], platformCPUSVN[:])
 	report[48] = 0x11 // ATTRIBUTES: INIT, PROVISION_KEY
-	copy(report[128:], qeMRSIGNER[:])
+	if t.opts.DebugQE {
+		report[48] |= 0x02
+	}
+	signer := qeMRSIGNER
+	if t.opts.ForeignQE {
+		signer = derive(t.opts.Seed, "foreign QE")
+	}
+	copy(report[128:], signer[:])
 	le.PutUint16(report[256:], qeISVProdID)
 	le.PutUint16(report[258:], qeISVSVN)
 	keyHash := sha256.Sum256(append(key[:len(key):len(key)], auth...))

@@ -543,6 +543,21 @@ func TestDebugTDVerifiesAndSaysSo(t *testing.T) {
 	}
 }
 
+// Without collateral go-tdx-guest does not ask which enclave signed the quote.
+func TestQuoteByAnEnclaveThatIsNotIntelsIsRefusedEvenWithoutCollateral(t *testing.T) {
+	for name, o := range map[string]*softtee.TDXOptions{
+		"other signer": {ForeignQE: true},
+		"debug":        {DebugQE: true},
+	} {
+		q := parse(t, quote(t, o))
+		for _, opts := range []*tdx.VerifyOptions{options(t), {Roots: softtee.Roots(), InsecureSkipCollateral: true, Now: testTime}} {
+			if _, err := tdx.Verify(q, opts); !errors.Is(err, attestext.ErrSignature) {
+				t.Errorf("%s, collateral %v: %v", name, opts.Collateral != nil, err)
+			}
+		}
+	}
+}
+
 // go-tdx-guest writes to its options and appends to a slice of its message. Run
 // with -race: one quote and one set of options serve all.
 func TestConcurrentVerification(t *testing.T) {

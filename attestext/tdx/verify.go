@@ -3,6 +3,7 @@ package tdx
 import (
 	"crypto/x509"
 	"encoding/asn1"
+	"encoding/binary"
 	"encoding/hex"
 	"encoding/pem"
 	"errors"
@@ -36,7 +37,8 @@ type VerifyOptions struct {
 	// otherwise.
 	//
 	// WARNING: without collateral, a quote from a platform whose keys have been
-	// extracted and revoked, or one with known holes in its firmware, passes.
+	// extracted and revoked, or one with known holes in its firmware or its quoting
+	// enclave, passes. That the quoting enclave is Intel's is still checked.
 	InsecureSkipCollateral bool
 
 	// Now is the time at which certificates and collateral must be valid. Zero
@@ -123,6 +125,40 @@ func verifyQuote(raw []byte, roots *x509.CertPool, opts *VerifyOptions) (err err
 	}
 	if err := verify.TdxQuote(m, o); err != nil {
 		return classify(err, opts.Collateral)
+	}
+	if opts.Collateral == nil {
+		return checkQE(raw)
+	}
+	return nil
+}
+
+// Fields of the QE report, an SGX report body, by offset from its start, and what
+// they are for Intel's TD quoting enclave. The values are those of the QE identity
+// that Intel publishes.
+const (
+	qeAttributesOffset = 48
+	qeAttributeDebug   = 0x02 // in the first byte of ATTRIBUTES
+	qeMRSIGNEROffset   = 128
+	qeProdIDOffset     = 256 // u16
+	qeProdID           = 2
+)
+
+var qeMRSIGNER = [32]byte{
+	0xdc, 0x9e, 0x2a, 0x7c, 0x6f, 0x94, 0x8f, 0x17, 0x47, 0x4e, 0x34, 0xa7, 0xfc, 0x43, 0xed, 0x03,
+	0x0f, 0x7c, 0x15, 0x63, 0xf1, 0xba, 0xbd, 0xdf, 0x63, 0x40, 0xc8, 0x2e, 0x0e, 0x54, 0xa8, 0xc5,
+}
+
+// checkQE checks that the enclave that signed a verified quote is Intel's. A
+// platform certifies any enclave that its owner has given the provisioning key,
+// and go-tdx-guest looks at which one it is only where it has collateral.
+func checkQE(raw []byte) error {
+	report := raw[signatureDataOffset+signatureSize+attestationKeySize+certDataHeaderSize:][:qeReportSize]
+	switch {
+	case [len(qeMRSIGNER)]byte(report[qeMRSIGNEROffset:][:len(qeMRSIGNER)]) != qeMRSIGNER,
+		binary.LittleEndian.Uint16(report[qeProdIDOffset:]) != qeProdID:
+		return attestext.Errorf(attestext.ErrSignature, opVerify, "quoting enclave is not Intel's")
+	case report[qeAttributesOffset]&qeAttributeDebug != 0:
+		return attestext.Errorf(attestext.ErrSignature, opVerify, "quoting enclave runs under debug")
 	}
 	return nil
 }
