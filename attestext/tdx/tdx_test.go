@@ -7,8 +7,10 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -444,13 +446,44 @@ func TestEmptyRootsRefused(t *testing.T) {
 }
 
 func TestEmbeddedRootIsIntels(t *testing.T) {
+	// SHA-256 of the DER.
+	const fingerprint = "44a0196b2b99f889b8e149e95b807a350e7424964399e885a7cbb8ccfab674d3"
 	b, err := os.ReadFile("intel_sgx_root_ca.pem")
 	if err != nil {
 		t.Fatal(err)
 	}
+	block, rest := pem.Decode(b)
+	if block == nil || len(bytes.TrimSpace(rest)) != 0 {
+		t.Fatal("not one certificate")
+	}
+	if sum := sha256.Sum256(block.Bytes); hex.EncodeToString(sum[:]) != fingerprint {
+		t.Errorf("fingerprint is %x, want %s", sum, fingerprint)
+	}
 	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM(b) || !pool.Equal(tdx.IntelRoots()) {
+	pool.AppendCertsFromPEM(b)
+	if !pool.Equal(tdx.IntelRoots()) {
 		t.Error("embedded pool is not the file")
+	}
+}
+
+// go-tdx-guest prints a warning to the standard output that it found at start-up
+// when it has to fall back on its own root, which would spoil what a command prints.
+func TestVerificationUnderIntelsRootPrintsNothing(t *testing.T) {
+	const child = "ATLS_TEST_VERIFY_CHILD"
+	if os.Getenv(child) != "" {
+		if _, err := tdx.Verify(parse(t, intelQuote(t)), &tdx.VerifyOptions{InsecureSkipCollateral: true, Now: intelTime}); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	cmd := exec.Command(os.Args[0], "-test.run=^"+t.Name()+"$")
+	cmd.Env = append(os.Environ(), child+"=1")
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	if bytes.Contains(out, []byte("WARN")) || bytes.Contains(out, []byte("embedded")) {
+		t.Errorf("printed %s", out)
 	}
 }
 
