@@ -7,8 +7,8 @@ import (
 	"sync"
 )
 
-// intelRootPEM is the "Intel SGX Root CA", from
-// https://certificates.trustedservices.intel.com/Intel_SGX_Provisioning_Certification_RootCA.pem
+// intelRootPEM is the "Intel SGX Root CA", copied from verify/trusted_root.pem of
+// go-tdx-guest v0.3.1; Intel's recorded quote in testdata ends in it as well
 // (SHA-256 of its DER 44a0196b2b99f889b8e149e95b807a350e7424964399e885a7cbb8ccfab674d3,
 // valid until 2049-12-31). It is handed to go-tdx-guest rather than left to that
 // module's own copy, because the module prints a line to standard output each time
