@@ -54,8 +54,11 @@ func New(q Quoter) *Attester {
 }
 
 // Formats returns the formats of a report, in CBOR and in JSON, and that of a
-// bundle.
-func (a *Attester) Formats() []attestext.EvidenceFormat {
+// bundle, which alone can stand in place of a certificate.
+func (a *Attester) Formats(kind attestext.CredentialKind) []attestext.EvidenceFormat {
+	if kind == attestext.AttestationOnly {
+		return []attestext.EvidenceFormat{eat.BundleFormat}
+	}
 	return []attestext.EvidenceFormat{tsm.FormatCBOR, tsm.FormatJSON, eat.BundleFormat}
 }
 

@@ -48,8 +48,11 @@ var _ attestext.Verifier = (*Local)(nil)
 const opAppraise = "appraise evidence"
 
 // Formats lists what Appraise reads: a TSM report in CBOR, in JSON and under its
-// older name, and a bundle.
-func (l *Local) Formats() []attestext.EvidenceFormat {
+// older name, and a bundle, which alone can stand in place of a certificate.
+func (l *Local) Formats(kind attestext.CredentialKind) []attestext.EvidenceFormat {
+	if kind == attestext.AttestationOnly {
+		return []attestext.EvidenceFormat{eat.BundleFormat}
+	}
 	return []attestext.EvidenceFormat{
 		tsm.FormatCBOR,
 		tsm.FormatJSON,
