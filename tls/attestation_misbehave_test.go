@@ -15,6 +15,8 @@ import (
 // as BoringSSL's runner has them. Its functions follow upstream's step by step;
 // where a switch is set, what it returns goes out in place of what should.
 type misbehavingPeer struct {
+	// suites are what the client offers.
+	suites []uint16
 	// clientHello changes the client's offers before they are sent, and
 	// secondClientHello those after a HelloRetryRequest.
 	clientHello       func([]attestExtension) []attestExtension
@@ -179,6 +181,9 @@ func (p *misbehavingPeer) clientHandshake(ctx context.Context, c *Conn) error {
 	}
 	if err := c.attestClientHello(hello); err != nil {
 		return err
+	}
+	if p.suites != nil {
+		hello.cipherSuites = p.suites
 	}
 	if p.clientHello != nil {
 		hello.attest.extensions = p.clientHello(hello.attest.extensions)
