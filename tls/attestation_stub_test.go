@@ -8,7 +8,6 @@ import (
 	"crypto/rand"
 	"crypto/x509"
 	"crypto/x509/pkix"
-	"encoding/json"
 	"errors"
 	"io"
 	"math/big"
@@ -19,11 +18,12 @@ import (
 	"time"
 
 	"github.com/attestedtls/atls/attestext"
+	"golang.org/x/crypto/cryptobyte"
 )
 
-// The tests of this package use a stub in place of a TEE: Evidence that is a JSON
-// object and names what it is bound to, signed by nobody. What a real quote
-// format and a real verifier do is tested in attestext and cmd/atls.
+// The tests of this package use a stub in place of a TEE: Evidence that names what
+// it is bound to and is signed by nobody. What a real quote format and a real
+// verifier do is tested in attestext and cmd/atls.
 
 // stubFormat is the format of stub Evidence, and otherFormat one that only some
 // stubs make.
@@ -32,12 +32,25 @@ var (
 	otherFormat = attestext.EvidenceFormat{ContentFormat: 65001}
 )
 
-// stubEvidence is what a stub TEE attests.
+// stubEvidence is what a stub TEE attests: three vectors with 16-bit lengths.
 type stubEvidence struct {
-	ReportData []byte // as a raw report has it; nil in attestation-only
-	Challenge  []byte // in attestation-only, with Key
-	Key        []byte
-	Padding    []byte `json:",omitempty"`
+	bound   []byte // report data, or in attestation-only the challenge
+	key     []byte // SPKI, in attestation-only
+	padding []byte
+}
+
+func (e *stubEvidence) marshal() ([]byte, error) {
+	b := cryptobyte.NewBuilder(make([]byte, 0, 6+len(e.bound)+len(e.key)+len(e.padding)))
+	for _, v := range [][]byte{e.bound, e.key, e.padding} {
+		b.AddUint16LengthPrefixed(func(b *cryptobyte.Builder) { b.AddBytes(v) })
+	}
+	return b.Bytes()
+}
+
+func (e *stubEvidence) unmarshal(b []byte) bool {
+	s := cryptobyte.String(b)
+	return readUint16LengthPrefixed(&s, &e.bound) && readUint16LengthPrefixed(&s, &e.key) &&
+		readUint16LengthPrefixed(&s, &e.padding) && s.Empty()
 }
 
 // stubTEE is an Attester and a Verifier. The zero stub is honest.
@@ -64,17 +77,17 @@ func (s *stubTEE) Attest(ctx context.Context, req *attestext.AttestRequest) ([]b
 }
 
 func (s *stubTEE) honest(ch *attestext.Challenge) ([]byte, error) {
-	ev := stubEvidence{Padding: make([]byte, s.padding)}
+	ev := stubEvidence{padding: make([]byte, s.padding)}
 	if ch.Kind == attestext.AttestationOnly {
-		ev.Challenge, ev.Key = ch.Value(), ch.SPKI
+		ev.bound, ev.key = ch.Value(), ch.SPKI
 	} else {
 		rd, err := ch.ReportData()
 		if err != nil {
 			return nil, err
 		}
-		ev.ReportData = rd[:]
+		ev.bound = rd[:]
 	}
-	return json.Marshal(ev)
+	return ev.marshal()
 }
 
 func (s *stubTEE) Appraise(ctx context.Context, ev *attestext.Evidence, ch *attestext.Challenge) (*attestext.Appraisal, error) {
@@ -83,20 +96,20 @@ func (s *stubTEE) Appraise(ctx context.Context, ev *attestext.Evidence, ch *atte
 	}
 	const op = "verify stub"
 	var got stubEvidence
-	if err := json.Unmarshal(ev.CMW, &got); err != nil {
-		return nil, &attestext.Error{Class: attestext.ErrMalformed, Op: op, Err: err}
+	if !got.unmarshal(ev.CMW) {
+		return nil, attestext.Errorf(attestext.ErrMalformed, op, "no stub evidence")
 	}
 	if ch.Kind == attestext.AttestationOnly {
-		if !bytes.Equal(got.Challenge, ch.Value()) {
+		if !bytes.Equal(got.bound, ch.Value()) {
 			return nil, attestext.Errorf(attestext.ErrBinding, op, "challenge")
 		}
-		return &attestext.Appraisal{Verdict: "affirming", Key: got.Key}, nil
+		return &attestext.Appraisal{Verdict: "affirming", Key: got.key}, nil
 	}
 	want, err := ch.ReportData()
 	if err != nil {
 		return nil, err
 	}
-	if !bytes.Equal(got.ReportData, want[:]) {
+	if !bytes.Equal(got.bound, want[:]) {
 		return nil, attestext.Errorf(attestext.ErrBinding, op, "report data")
 	}
 	return &attestext.Appraisal{Verdict: "affirming", Key: ch.SPKI}, nil
