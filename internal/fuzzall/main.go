@@ -1,0 +1,141 @@
+// Command fuzzall runs every fuzz target of the module for a short while. The go
+// command takes one target at a time, and a target that nobody names is never
+// run: this one finds them itself.
+//
+//	go run ./internal/fuzzall -time 5s -budget 2m
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"os/signal"
+	"strings"
+	"time"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	if err := run(ctx, os.Args[1:], os.Stdout); err != nil {
+		fmt.Fprintln(os.Stderr, "fuzzall:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, args []string, stdout io.Writer) error {
+	fs := flag.NewFlagSet("fuzzall", flag.ContinueOnError)
+	each := fs.Duration("time", 5*time.Second, "how long to run a target")
+	budget := fs.Duration("budget", 2*time.Minute, "how long to run all of them; the targets share it")
+	if err := fs.Parse(args); err != nil {
+		return err
+	}
+	packages := fs.Args()
+	if len(packages) == 0 {
+		packages = []string{"./..."}
+	}
+	out, err := goTool(ctx, append([]string{"test", "-list", "^Fuzz"}, packages...)...)
+	if err != nil {
+		return err
+	}
+	targets, err := parseList(string(out))
+	if err != nil {
+		return err
+	}
+	if len(targets) == 0 {
+		fmt.Fprintln(stdout, "no fuzz targets")
+		return nil
+	}
+	d := share(*each, *budget, len(targets))
+	var failed []string
+	for _, t := range targets {
+		out, err := t.fuzz(ctx, d)
+		if err != nil && isDeadline(string(out)) {
+			fmt.Fprintf(stdout, "again %s: the go command took its own deadline for a failure\n", t)
+			out, err = t.fuzz(ctx, d)
+		}
+		if err != nil {
+			fmt.Fprintf(stdout, "FAIL  %s\n%s", t, out)
+			failed = append(failed, t.String())
+			continue
+		}
+		fmt.Fprintf(stdout, "ok    %s: %s\n", t, lastProgress(string(out)))
+	}
+	if len(failed) != 0 {
+		return fmt.Errorf("%d of %d targets failed: %s", len(failed), len(targets), strings.Join(failed, ", "))
+	}
+	fmt.Fprintf(stdout, "%d targets, %v each\n", len(targets), d)
+	return nil
+}
+
+// goTool runs the go command and returns what it prints, and its errors too.
+func goTool(ctx context.Context, args ...string) ([]byte, error) {
+	var out bytes.Buffer
+	cmd := exec.CommandContext(ctx, "go", args...)
+	cmd.Stdout, cmd.Stderr = &out, &out
+	if err := cmd.Run(); err != nil {
+		return out.Bytes(), fmt.Errorf("go %s: %w\n%s", strings.Join(args, " "), err, &out)
+	}
+	return out.Bytes(), nil
+}
+
+type target struct{ pkg, name string }
+
+func (t target) String() string { return t.pkg + "." + t.name }
+
+func (t target) fuzz(ctx context.Context, d time.Duration) ([]byte, error) {
+	return goTool(ctx, "test", "-run", "^$", "-fuzz", "^"+t.name+"$", "-fuzztime", d.String(), t.pkg)
+}
+
+// parseList reads the output of go test -list: the names of a package, then "ok",
+// the package and the time.
+func parseList(out string) ([]target, error) {
+	var all []target
+	var names []string
+	for line := range strings.Lines(out) {
+		w := strings.Fields(line)
+		switch {
+		case len(w) == 1 && strings.HasPrefix(w[0], "Fuzz"):
+			names = append(names, w[0])
+		case len(w) >= 2 && w[0] == "ok":
+			for _, n := range names {
+				all = append(all, target{w[1], n})
+			}
+			names = nil
+		case len(w) >= 2 && w[0] == "?": // a package without tests
+		default:
+			return nil, fmt.Errorf("go test -list: unexpected line %q", line)
+		}
+	}
+	if names != nil {
+		return nil, errors.New("go test -list: names without a package")
+	}
+	return all, nil
+}
+
+// share returns the time of one target.
+func share(each, budget time.Duration, targets int) time.Duration {
+	return max(min(each, budget/time.Duration(targets)), time.Second).Round(time.Millisecond)
+}
+
+// isDeadline recognizes go.dev/issue/75804: a target that is interrupted by the
+// end of its time is reported as failed although no input made it fail.
+func isDeadline(out string) bool {
+	return strings.Contains(out, "context deadline exceeded") && !strings.Contains(out, "Failing input written to")
+}
+
+// lastProgress returns the last line of a run that counts executions.
+func lastProgress(out string) string {
+	last := "no progress reported"
+	for line := range strings.Lines(out) {
+		if _, s, ok := strings.Cut(line, "fuzz: elapsed: "); ok && strings.Contains(s, "execs: ") {
+			last = strings.TrimSpace(s)
+		}
+	}
+	return last
+}
