@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"go/build"
 	"io"
 	"maps"
 	"os"
@@ -21,6 +22,7 @@ const maxHookLines = 250
 type fork struct {
 	root   string
 	stdout io.Writer
+	fetch  func(context.Context, *upstream) (tree, error) // fetch, but in tests
 }
 
 func (f *fork) path(elem ...string) string {
@@ -32,7 +34,7 @@ func (f *fork) load(ctx context.Context) (up upstream, rewritten, current tree, 
 	if up, err = readUpstream(f.root); err != nil {
 		return
 	}
-	src, err := fetch(ctx, &up)
+	src, err := f.fetch(ctx, &up)
 	if err != nil {
 		return
 	}
@@ -107,6 +109,9 @@ func (f *fork) check(ctx context.Context) error {
 	if err := sameTree(applied, current); err != nil {
 		return fmt.Errorf("tls/ is not rewrite(%s) + tls/UPSTREAM.diff: %w; if the change is meant, run scripts/sync diff", up.goVersion, err)
 	}
+	if err := f.checkOwnedNames(); err != nil {
+		return err
+	}
 	hooks, err := f.hooks(ctx, rewritten, current)
 	if err != nil {
 		return err
@@ -134,6 +139,25 @@ func (f *fork) check(ctx context.Context) error {
 	return nil
 }
 
+// checkOwnedNames refuses a file of the project whose name makes the go command
+// build it for some systems only, as attestation_plan9.go would.
+func (f *fork) checkOwnedNames() error {
+	files, err := filepath.Glob(f.path("tls", "attestation_*.go"))
+	if err != nil {
+		return err
+	}
+	nowhere := build.Context{GOOS: "none", GOARCH: "none", Compiler: "gc", OpenFile: func(string) (io.ReadCloser, error) {
+		return io.NopCloser(strings.NewReader("package tls\n")), nil // only the name counts
+	}}
+	for _, name := range files {
+		name = filepath.Base(name)
+		if ok, err := nowhere.MatchFile("", name); err != nil || !ok {
+			return fmt.Errorf("tls/%s: the go command takes the end of the name for a system or an architecture (%v)", name, err)
+		}
+	}
+	return nil
+}
+
 // bump moves tls/ to another release of Go: each file is merged three ways, with
 // the old rewritten upstream as the base. Conflicts are left in the files, marked
 // as git marks them, and named in the error.
@@ -146,7 +170,7 @@ func (f *fork) bump(ctx context.Context, goVersion string) error {
 		return err
 	}
 	next := upstream{goVersion: goVersion, module: toolchainModule(goVersion)}
-	src, err := fetch(ctx, &next)
+	src, err := f.fetch(ctx, &next)
 	if err != nil {
 		return err
 	}

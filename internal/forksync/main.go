@@ -32,7 +32,7 @@ func main() {
 }
 
 func run(ctx context.Context, args []string, stdout io.Writer) error {
-	f := &fork{root: ".", stdout: stdout}
+	f := &fork{root: ".", stdout: stdout, fetch: fetch}
 	switch {
 	case len(args) == 1 && args[0] == "check":
 		return f.check(ctx)

@@ -2,14 +2,17 @@ package main
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"go/format"
 	"go/parser"
 	"go/token"
 	"io/fs"
+	"maps"
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -77,7 +80,9 @@ var substitutions = []substitution{
 // attestation.
 func rewrite(up tree) (tree, error) {
 	out := tree{}
-	for name, data := range up {
+	var errs []error // all of them: a bump wants to know what lies ahead
+	for _, name := range slices.Sorted(maps.Keys(up)) {
+		data := up[name]
 		if dropped(name) {
 			continue
 		}
@@ -86,22 +91,25 @@ func rewrite(up tree) (tree, error) {
 				continue
 			}
 			if n := bytes.Count(data, []byte(s.old)); n != s.count {
-				return nil, fmt.Errorf("%s: %q occurs %d times, want %d", name, s.old, n, s.count)
+				errs = append(errs, fmt.Errorf("%s: %q occurs %d times, want %d", name, s.old, n, s.count))
 			}
 			data = bytes.ReplaceAll(data, []byte(s.old), []byte(s.new))
 		}
 		if strings.HasSuffix(name, ".go") {
 			var err error
 			if data, err = rewriteGo(name, data); err != nil {
-				return nil, err
+				errs = append(errs, err)
 			}
 		}
 		out[name] = data
 	}
 	for _, s := range substitutions {
 		if _, ok := up[s.file]; !ok {
-			return nil, fmt.Errorf("upstream has no %s any more", s.file)
+			errs = append(errs, fmt.Errorf("upstream has no %s any more", s.file))
 		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return nil, err
 	}
 	return out, nil
 }
@@ -115,6 +123,7 @@ func rewriteGo(name string, src []byte) ([]byte, error) {
 	}
 	lines := strings.SplitAfter(string(src), "\n")
 	changed := false
+	var missing []error
 	for _, imp := range f.Imports {
 		p, err := strconv.Unquote(imp.Path.Value)
 		if err != nil {
@@ -123,12 +132,13 @@ func rewriteGo(name string, src []byte) ([]byte, error) {
 		to, ok := imports[p]
 		if !ok {
 			if !importable(p) {
-				return nil, fmt.Errorf("%s imports %s, for which there is no stand-in", name, p)
+				missing = append(missing, fmt.Errorf("%s imports %s, for which there is no stand-in", name, p))
 			}
 			continue
 		}
 		changed = true
-		at := fset.Position(imp.Pos()).Line - 1
+		from, end := fset.Position(imp.Pos()), fset.Position(imp.End())
+		at := from.Line - 1
 		if to == "" {
 			lines[at] = ""
 			continue
@@ -139,7 +149,10 @@ func rewriteGo(name string, src []byte) ([]byte, error) {
 		} else if imp.Name != nil {
 			spec = imp.Name.Name + " " + spec
 		}
-		lines[at] = "\t" + spec + "\n"
+		lines[at] = lines[at][:from.Column-1] + spec + lines[at][end.Column-1:]
+	}
+	if missing != nil {
+		return nil, errors.Join(missing...)
 	}
 	for i, l := range lines {
 		if strings.HasPrefix(l, "//go:linkname ") {
@@ -149,7 +162,11 @@ func rewriteGo(name string, src []byte) ([]byte, error) {
 	if !changed {
 		return src, nil
 	}
-	return format.Source([]byte(strings.Join(lines, "")))
+	out, err := format.Source([]byte(strings.Join(lines, "")))
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	return out, nil
 }
 
 // importable reports whether a package outside of the standard library may

@@ -40,7 +40,7 @@ func (u upstream) String() string { return u.goVersion + " " + u.module + " " + 
 
 // fetch downloads the toolchain module of a release, or finds it in the module
 // cache, and returns its sources of crypto/tls. An empty u.sum is filled in;
-// otherwise it must match. The checksum database is consulted by the go command.
+// otherwise it must match. The go command itself consults the checksum database.
 func fetch(ctx context.Context, u *upstream) (tree, error) {
 	cmd := exec.CommandContext(ctx, "go", "mod", "download", "-json", u.module)
 	cmd.Dir = os.TempDir() // the toolchain is no requirement of this module
@@ -50,11 +50,22 @@ func fetch(ctx context.Context, u *upstream) (tree, error) {
 	if jerr := json.Unmarshal(out, &m); jerr != nil || err != nil || m.Error != "" {
 		return nil, fmt.Errorf("download %s: %v %s", u.module, err, m.Error)
 	}
-	if u.sum == "" {
-		u.sum = m.Sum
-	}
-	if u.sum != m.Sum {
-		return nil, fmt.Errorf("%s has checksum %s, tls/UPSTREAM says %s", u.module, m.Sum, u.sum)
+	if err := u.pin(m.Sum); err != nil {
+		return nil, err
 	}
 	return readTree(filepath.Join(m.Dir, "src", "crypto", "tls"), func(string) bool { return true })
+}
+
+// pin fills in the checksum of the module, or compares it.
+func (u *upstream) pin(sum string) error {
+	if sum == "" {
+		return fmt.Errorf("%s has no checksum", u.module)
+	}
+	if u.sum == "" {
+		u.sum = sum
+	}
+	if u.sum != sum {
+		return fmt.Errorf("%s has checksum %s, tls/UPSTREAM says %s", u.module, sum, u.sum)
+	}
+	return nil
 }
