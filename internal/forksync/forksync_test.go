@@ -274,13 +274,13 @@ func TestCheckRefuses(t *testing.T) {
 		{"an unmarked hunk", func(t *testing.T, f *fork) { edit(t, f, "tls/conn.go", "five(r)", "six(r)") }, true, "a change without a marker"},
 		{"an untested hook", func(t *testing.T, f *fork) {
 			edit(t, f, "tls/conn.go", "five(r)", "five(r) // atls:hook untested: nothing")
-		}, true, "names hook untested"},
+		}, true, "ID, ID\": untested"},
 		{"a hook whose test went away", func(t *testing.T, f *fork) {
 			edit(t, f, "tls/attestation_conn_test.go", "Hooks: peek, other", "Hooks: other")
-		}, false, "names hook peek"},
+		}, false, "ID, ID\": peek"},
 		{"a hook named by no test function", func(t *testing.T, f *fork) {
 			edit(t, f, "tls/attestation_conn_test.go", "func TestPeek", "func helpPeek")
-		}, false, "names hook peek"},
+		}, false, "ID, ID\": peek"},
 		{"hooks too long", func(t *testing.T, f *fork) {
 			edit(t, f, "tls/conn.go", "\tfive(r)\n", "\tfive(r)\n"+long)
 		}, true, "hooks change 252 lines of upstream's files, at most 250 are allowed"},
@@ -302,6 +302,32 @@ func TestCheckRefuses(t *testing.T) {
 			}
 			wantError(t, f.check(t.Context()), tt.want)
 		})
+	}
+}
+
+func TestCheckNamesAllUntestedHooks(t *testing.T) {
+	f, _ := newFork(t)
+	edit(t, f, "tls/conn.go", "five(r)", "five(r) // atls:hook untested: nothing")
+	edit(t, f, "tls/attestation_conn_test.go", "Hooks: peek, other", "Hooks: other")
+	f.diff(t.Context())
+	wantError(t, f.check(t.Context()), "peek, untested")
+}
+
+func TestCheckReadsHooksOfEveryOwnedTestFile(t *testing.T) {
+	f, _ := newFork(t)
+	test := read(t, f, "tls/attestation_conn_test.go")
+	for _, name := range []string{"attestation_test.go", "attestation_a_b_test.go"} {
+		if err := os.Remove(f.path("tls/attestation_conn_test.go")); err != nil {
+			t.Fatal(err)
+		}
+		wantError(t, f.check(t.Context()), "peek")
+		write(t, f, "tls/"+name, test)
+		if err := f.check(t.Context()); err != nil {
+			t.Errorf("the test is in %s: %v", name, err)
+		}
+		if err := os.Rename(f.path("tls", name), f.path("tls/attestation_conn_test.go")); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 

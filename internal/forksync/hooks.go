@@ -45,12 +45,17 @@ func (f *fork) hooks(ctx context.Context, rewritten, current tree) ([]hook, erro
 	if err != nil {
 		return nil, err
 	}
+	var untested []string
 	for i := range hooks {
 		h := &hooks[i]
 		h.tests = tests[h.id]
 		if len(h.tests) == 0 {
-			return nil, fmt.Errorf("no test in tls/attestation_*_test.go names hook %s in a line of the form \"Hooks: %s\"", h.id, h.id)
+			untested = append(untested, h.id)
 		}
+	}
+	if untested != nil {
+		return nil, fmt.Errorf("no test in tls/attestation_*test.go names these hooks in a line of the form \"Hooks: ID, ID\": %s",
+			strings.Join(untested, ", "))
 	}
 	return hooks, nil
 }
@@ -106,7 +111,7 @@ func parseHooks(diff string) ([]hook, error) {
 
 // hookTests maps the id of a hook to the tests whose doc comments name it.
 func hookTests(dir string) (map[string][]string, error) {
-	files, err := filepath.Glob(filepath.Join(dir, "attestation_*_test.go"))
+	files, err := filepath.Glob(filepath.Join(dir, "attestation_*test.go"))
 	if err != nil {
 		return nil, err
 	}
