@@ -13,56 +13,50 @@ import (
 
 const module = "github.com/attestedtls/atls"
 
-// A rule bounds what a package depends on, directly or not. What is not named in
-// modules is outside of the module and of the standard library, and refused.
+// A rule lists all that a package may depend on, directly or not, beyond the
+// standard library. A path that ends in /... stands for what is below it too.
 type rule struct {
-	pkg     string   // below the module
-	modules []string // that its dependencies may come from
-	never   []string // packages of this module, with those below them
+	pkg    string   // below the module
+	may    []string // packages of the module, besides pkg
+	others []string // other packages
 }
 
 // A program that takes tls in the place of crypto/tls compiles neither protobuf
 // nor a quote parser, and the layers below tls do not know it.
 var rules = []rule{
 	{
-		pkg:     "tls",
-		modules: []string{"golang.org/x/crypto", "golang.org/x/sys"},
-		never: []string{"attestext/tdx", "attestext/sevsnp", "attestext/policy", "attestext/verifier", "attestext/softtee",
-			"cmd", "interop"},
+		pkg:    "tls",
+		may:    []string{"tls/internal/...", "keyschedule", "attestext", "attestext/internal/..."},
+		others: []string{"golang.org/x/crypto/...", "golang.org/x/sys/..."},
 	},
 	{
-		pkg:     "keyschedule",
-		modules: []string{"golang.org/x/crypto", "golang.org/x/sys"},
-		never:   []string{"tls", "attestext", "cmd", "interop"},
+		pkg:    "keyschedule",
+		others: []string{"golang.org/x/crypto/...", "golang.org/x/sys/..."},
 	},
 	{
-		pkg:     "attestext",
-		modules: []string{"golang.org/x/crypto", "golang.org/x/sys"},
-		never: []string{"tls", "attestext/tdx", "attestext/sevsnp", "attestext/policy", "attestext/verifier", "attestext/softtee",
-			"cmd", "interop"},
+		pkg:    "attestext",
+		may:    []string{"attestext/internal/...", "keyschedule"},
+		others: []string{"golang.org/x/crypto/...", "golang.org/x/sys/..."},
 	},
 }
 
 // violations returns the dependencies that break r. deps are the import paths of
 // packages outside of the standard library.
 func (r rule) violations(deps []string) []string {
-	var bad []string
-	for _, dep := range deps {
-		if rel, ok := strings.CutPrefix(dep, module+"/"); ok {
-			if slices.ContainsFunc(r.never, func(p string) bool { return within(rel, p) && rel != r.pkg }) {
-				bad = append(bad, dep)
-			}
-			continue
-		}
-		if !slices.ContainsFunc(r.modules, func(p string) bool { return within(dep, p) }) {
-			bad = append(bad, dep)
-		}
+	allowed := slices.Clone(r.others)
+	for _, p := range append(r.may, r.pkg) {
+		allowed = append(allowed, module+"/"+p)
 	}
-	return bad
+	return slices.DeleteFunc(slices.Clone(deps), func(dep string) bool {
+		return slices.ContainsFunc(allowed, func(p string) bool { return matches(dep, p) })
+	})
 }
 
-// within reports whether pkg is p or below it.
-func within(pkg, p string) bool { return pkg == p || strings.HasPrefix(pkg, p+"/") }
+// matches reports whether pkg is p, or below p where that ends in /....
+func matches(pkg, p string) bool {
+	dir, tree := strings.CutSuffix(p, "/...")
+	return pkg == dir || tree && strings.HasPrefix(pkg, dir+"/")
+}
 
 func TestDependenciesKeepTheRules(t *testing.T) {
 	for _, r := range rules {
@@ -108,7 +102,9 @@ func TestViolationsNamesEachDependency(t *testing.T) {
 		{"tls", "github.com/google/go-tdx-guest/verify", true},
 		{"tls", "golang.org/x/cryptography", true}, // not below golang.org/x/crypto
 		{"tls", "golang.org/x/net/http2", true},
+		{"tls", module + "/attestext/internal/strict", false},
 		{"tls", module + "/attestext/tdx", true},
+		{"tls", module + "/tls/exportedauth", true},
 		{"tls", module + "/attestext/verifier/client", true},
 		{"keyschedule", module + "/tls", true},
 		{"keyschedule", module + "/attestext", true},
