@@ -54,17 +54,21 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 	d := share(*each, *budget, len(targets))
 	var failed []string
 	for _, t := range targets {
-		out, err := t.fuzz(ctx, d)
-		if err != nil && isDeadline(string(out)) {
-			fmt.Fprintf(stdout, "again %s: the go command took its own deadline for a failure\n", t)
-			out, err = t.fuzz(ctx, d)
+		result, again, err := "", "", error(nil)
+		for try := range 3 {
+			var out []byte
+			out, err = t.fuzz(ctx, d<<try)
+			if result, again, err = judge(string(out), err); again == "" {
+				break
+			}
+			fmt.Fprintf(stdout, "again %s: %s\n", t, again)
 		}
 		if err != nil {
-			fmt.Fprintf(stdout, "FAIL  %s\n%s", t, out)
+			fmt.Fprintf(stdout, "FAIL  %s\n%s", t, result)
 			failed = append(failed, t.String())
 			continue
 		}
-		fmt.Fprintf(stdout, "ok    %s: %s\n", t, lastProgress(string(out)))
+		fmt.Fprintf(stdout, "ok    %s: %s\n", t, result)
 	}
 	if len(failed) != 0 {
 		return fmt.Errorf("%d of %d targets failed: %s", len(failed), len(targets), strings.Join(failed, ", "))
@@ -123,15 +127,27 @@ func share(each, budget time.Duration, targets int) time.Duration {
 	return max(min(each, budget/time.Duration(targets)), time.Second).Round(time.Millisecond)
 }
 
-// isDeadline recognizes go.dev/issue/75804: a target that is interrupted by the
-// end of its time is reported as failed although no input made it fail.
-func isDeadline(out string) bool {
-	return strings.Contains(out, "context deadline exceeded") && !strings.Contains(out, "Failing input written to")
+// judge reads the output of a run. It returns the last line that counts executions
+// or, with an error, the whole output. Where again says why, the run told nothing
+// of the target, and a longer one may.
+func judge(out string, runErr error) (result, again string, err error) {
+	if runErr != nil {
+		// go.dev/issue/75804: a target that is interrupted by the end of its time is
+		// reported as failed, although no input made it fail.
+		if strings.Contains(out, "context deadline exceeded") && !strings.Contains(out, "Failing input written to") {
+			again = "the go command took its own deadline for a failure"
+		}
+		return out, again, runErr
+	}
+	if result = lastProgress(out); result == "" {
+		return out, "the time ended before the fuzzing began", errors.New("no executions")
+	}
+	return result, "", nil
 }
 
-// lastProgress returns the last line of a run that counts executions.
+// lastProgress returns the last line of a run that counts executions, if any.
 func lastProgress(out string) string {
-	last := "no progress reported"
+	last := ""
 	for line := range strings.Lines(out) {
 		if _, s, ok := strings.Cut(line, "fuzz: elapsed: "); ok && strings.Contains(s, "execs: ") {
 			last = strings.TrimSpace(s)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
@@ -38,12 +39,26 @@ func TestShareKeepsTheBudget(t *testing.T) {
 	}
 }
 
-func TestDeadlineIsNoFailingInput(t *testing.T) {
-	if !isDeadline("--- FAIL: FuzzA (5.03s)\n    context deadline exceeded\nFAIL\n") {
-		t.Error("the go command's own deadline is a failure")
-	}
-	if isDeadline("context deadline exceeded\n    Failing input written to testdata/fuzz/FuzzA/0\n") {
-		t.Error("a failing input is overlooked")
+func TestJudgeTellsFailuresFromRunsThatSayNothing(t *testing.T) {
+	const execs = "fuzz: elapsed: 3s, execs: 33412 (12860/sec), new interesting: 3 (total: 601)\n"
+	exit := errors.New("exit status 1")
+	for _, tt := range []struct {
+		name, out string
+		err       error
+		again, ok bool
+	}{
+		{"a pass", "fuzz: elapsed: 0s, gathering baseline coverage: 0/598 completed\n" + execs + "PASS\n", nil, false, true},
+		{"a failing input", execs + "--- FAIL: FuzzA\n    Failing input written to testdata/fuzz/FuzzA/0\n", exit, false, false},
+		{"a failing input that says deadline", execs + "context deadline exceeded\n    Failing input written to testdata/fuzz/FuzzA/0\n", exit, false, false},
+		{"a failing seed", "--- FAIL: FuzzA (0.00s)\n    --- FAIL: FuzzA/seed#0 (0.00s)\n", exit, false, false},
+		{"the go command's own deadline", execs + "--- FAIL: FuzzA (5.03s)\n    context deadline exceeded\nFAIL\n", exit, true, false},
+		{"the end within the baseline", "fuzz: elapsed: 0s, gathering baseline coverage: 0/598 completed\nPASS\n", nil, true, false},
+		{"nothing", "", nil, true, false},
+	} {
+		result, again, err := judge(tt.out, tt.err)
+		if (again != "") != tt.again || (err == nil) != tt.ok {
+			t.Errorf("%s: judged %q, %q, %v", tt.name, result, again, err)
+		}
 	}
 }
 
