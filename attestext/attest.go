@@ -11,15 +11,21 @@ import (
 // and the type that was negotiated for it.
 type Evidence struct {
 	Type EvidenceType
+	// Verifier is the one that was negotiated for an Attestation Result, in the
+	// passport model.
+	Verifier VerifierIdentity
 	// CMW is the encoded wrapper. The bytes come from a peer.
 	CMW []byte
 }
 
-// An AttestRequest asks for Evidence. Evidence for two requests is never shared,
+// An AttestRequest asks for Evidence, or in the passport model for an Attestation
+// Result. Evidence for two requests is never shared,
 // even if they look alike: each handshake has a binder of its own.
 type AttestRequest struct {
 	// Type is what the peers agreed on, one of the attester's Formats.
 	Type EvidenceType
+	// Verifier is whose result is asked for, in the passport model.
+	Verifier VerifierIdentity
 	// Challenge is what the Evidence must be bound to, the TLS identity key
 	// included. It is never nil.
 	Challenge *Challenge
@@ -53,6 +59,35 @@ type Verifier interface {
 	//
 	// With AttestationOnly, expected has no SPKI and the Appraisal must name
 	// the attested key.
+	Appraise(ctx context.Context, ev *Evidence, expected *Challenge) (*Appraisal, error)
+}
+
+// A ResultsHolder holds Attestation Results that verifiers gave this machine, for
+// the passport model. Its methods are called concurrently.
+type ResultsHolder interface {
+	// Verifiers lists whose results it holds now, in order of preference. One
+	// whose results have all expired is left out.
+	Verifiers() []VerifierIdentity
+
+	// Attest returns a result by req.Verifier that has not expired, as an
+	// encoded CMW with the indicator attestation-results. Under
+	// BindingHardened, and with AttestationOnly, it must name the key of
+	// req.Challenge.SPKI.
+	Attest(ctx context.Context, req *AttestRequest) ([]byte, error)
+}
+
+// A ResultsVerifier checks Attestation Results, for the passport model. Its
+// methods are called concurrently.
+type ResultsVerifier interface {
+	// Verifiers lists whose results it trusts, in order of preference.
+	Verifiers() []VerifierIdentity
+
+	// Appraise returns an Appraisal only for a result that ev.Verifier signed,
+	// that is valid now, and that is acceptable under its policy. Under
+	// BindingHardened the result must name the key expected.SPKI; with
+	// AttestationOnly the Appraisal must name the attested key. A result that
+	// has expired, or that another verifier signed, is of class ErrSignature,
+	// and one over another key of class ErrBinding.
 	Appraise(ctx context.Context, ev *Evidence, expected *Challenge) (*Appraisal, error)
 }
 
@@ -122,17 +157,30 @@ func (r *Result) Kind() CredentialKind { return r.challenge.Kind }
 // Model returns whether Evidence or an Attestation Result was appraised.
 func (r *Result) Model() Model { return r.challenge.Model }
 
-// Appraise has v appraise ev against expected, within timeout, and mints a Result
+// appraiser is what [Verifier] and [ResultsVerifier] share, and evidenceMaker what
+// [Attester] and [ResultsHolder] do.
+type appraiser interface {
+	Appraise(ctx context.Context, ev *Evidence, expected *Challenge) (*Appraisal, error)
+}
+
+type evidenceMaker interface {
+	Attest(ctx context.Context, req *AttestRequest) ([]byte, error)
+}
+
+// Appraise has v, a Verifier or a ResultsVerifier, appraise ev against expected, within timeout, and mints a Result
 // if it accepts. It fails closed: an incomplete challenge, a verifier that
 // returns nothing, panics, or outlasts ctx or timeout is an error, of class
 // ErrUnavailable. A verifier that outlasts them is left behind in its goroutine.
-func Appraise(ctx context.Context, timeout time.Duration, v Verifier, ev *Evidence, expected *Challenge) (*Result, error) {
+func Appraise(ctx context.Context, timeout time.Duration, v appraiser, ev *Evidence, expected *Challenge) (*Result, error) {
 	const op = "appraise"
 	if v == nil || ev == nil {
 		return nil, Errorf(ErrUnavailable, op, "no verifier or no evidence")
 	}
 	if err := expected.Validate(); err != nil {
 		return nil, &Error{Class: ErrUnavailable, Op: op, Err: err}
+	}
+	if (expected.Model == Passport) != (ev.Verifier != "") {
+		return nil, Errorf(ErrUnavailable, op, "the %v model, and a result by %q", expected.Model, ev.Verifier)
 	}
 	a, err := within(ctx, timeout, "verifier", func(ctx context.Context) (*Appraisal, error) {
 		return v.Appraise(ctx, ev, expected)
@@ -152,15 +200,18 @@ func Appraise(ctx context.Context, timeout time.Duration, v Verifier, ev *Eviden
 	if len(expected.SPKI) != 0 && len(a.Key) != 0 && string(a.Key) != string(expected.SPKI) {
 		return nil, Errorf(ErrBinding, op, "evidence covers another key")
 	}
-	if a.Format != (EvidenceFormat{}) && !ev.Type.Format.Matches(a.Format) {
+	if expected.Model == Passport && expected.Binding == BindingHardened && len(a.Key) == 0 {
+		return nil, Errorf(ErrBinding, op, "the result names no key")
+	}
+	if expected.Model == BackgroundCheck && a.Format != (EvidenceFormat{}) && !ev.Type.Format.Matches(a.Format) {
 		return nil, Errorf(ErrWrongType, op, "evidence is %v, selected was %v", a.Format, ev.Type.Format)
 	}
 	return &Result{appraisal: *a, evidence: *ev, challenge: *expected, valid: true}, nil
 }
 
-// Attest has a make Evidence, within timeout. An attester that returns nothing,
+// Attest has a, an Attester or a ResultsHolder, make Evidence, within timeout. An attester that returns nothing,
 // panics, or outlasts ctx or timeout is an error of class ErrUnavailable.
-func Attest(ctx context.Context, timeout time.Duration, a Attester, req *AttestRequest) ([]byte, error) {
+func Attest(ctx context.Context, timeout time.Duration, a evidenceMaker, req *AttestRequest) ([]byte, error) {
 	const op = "attest"
 	if err := req.Challenge.Validate(); err != nil {
 		return nil, &Error{Class: ErrUnavailable, Op: op, Err: err}

@@ -104,6 +104,47 @@ func TestChallengeRefusesWhatIsIncomplete(t *testing.T) {
 	}
 }
 
+// In the passport model there is no nonce, and under the hardened rule the key is
+// what ties a result to the peer.
+func TestPassportResultsNameTheKey(t *testing.T) {
+	ev := &Evidence{Verifier: "v.example", CMW: []byte{1}}
+	passport := func(change func(*Challenge)) *Challenge {
+		return challenge(func(c *Challenge) {
+			c.Model, c.Nonce, c.Binder = Passport, nil, nil
+			if change != nil {
+				change(c)
+			}
+		})
+	}
+	draft08 := func(c *Challenge) { c.Binding = BindingDraft08 }
+	only := func(c *Challenge) { c.Kind, c.SPKI = AttestationOnly, nil }
+	for _, tt := range []struct {
+		name   string
+		key    string
+		change func(*Challenge)
+		want   error
+	}{
+		{"the key", "spki", nil, nil},
+		{"no key", "", nil, ErrBinding},
+		{"another key", "other", nil, ErrBinding},
+		{"no key under draft-08", "", draft08, nil},
+		{"no key in attestation-only", "", only, ErrBinding},
+		{"a key in attestation-only", "other", only, nil},
+	} {
+		v := lax{&Appraisal{Verdict: "affirming", Key: []byte(tt.key)}}
+		r, err := Appraise(context.Background(), time.Minute, v, ev, passport(tt.change))
+		if Class(err) != tt.want || r.Valid() != (tt.want == nil) {
+			t.Errorf("%s: %v", tt.name, err)
+		}
+	}
+	if _, err := Appraise(context.Background(), time.Minute, lax{}, &Evidence{CMW: []byte{1}}, passport(nil)); err == nil {
+		t.Error("a result by nobody is accepted")
+	}
+	if _, err := Appraise(context.Background(), time.Minute, lax{}, ev, challenge(nil)); err == nil {
+		t.Error("a result is accepted as Evidence")
+	}
+}
+
 // lax accepts anything.
 type lax struct{ a *Appraisal }
 

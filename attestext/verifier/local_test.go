@@ -283,6 +283,7 @@ func TestQuoteOfAnotherProviderOrKindIsRefused(t *testing.T) {
 	passport := *c
 	passport.Model, passport.Nonce, passport.Binder = attestext.Passport, nil, nil
 	ev := attest(t, softtee.NewTDX(nil).Attester(), tsm.FormatCBOR, c)
+	ev.Verifier = "verifier.example"
 	_, err = appraise(local(t), ev, &passport)
 	wantClass(t, err, attestext.ErrWrongType, "passport")
 }
