@@ -21,35 +21,53 @@ func (c *Conn) attestClientHello(hello *clientHelloMsg) error {
 	if hello.supportedVersions[0] != VersionTLS13 {
 		return nil // and without the offers; where they are required, there is no such version
 	}
-	cp := c.attestCodePoints()
-	offer := func(typ uint16, d *attestDirection, types []attestext.EvidenceType, nonce []byte) error {
-		body, err := (&attestext.EvidenceHello{Types: types, Nonce: nonce}).Marshal()
+	add := func(typ uint16, body interface{ Marshal() ([]byte, error) }) error {
+		b, err := body.Marshal()
 		if err != nil {
 			return fmt.Errorf("tls: Config.Attestation: %w", err)
 		}
-		d.offered, d.nonce = types, nonce
-		hello.attest.extensions = append(hello.attest.extensions, attestExtension{typ, body})
+		hello.attest.extensions = append(hello.attest.extensions, attestExtension{typ, b})
 		return nil
 	}
+	cp := c.attestCodePoints()
+	peer, self := &c.attest.peer, &c.attest.self
 	if a.Verifier != nil {
-		types := evidenceTypes(a.PeerCredentials, a.Verifier.Formats)
-		if len(types) == 0 && a.requires() {
-			return errors.New("tls: Config.Attestation: attestation is required, and the verifier reads no evidence of the configured kind")
-		}
-		if len(types) > 0 {
-			nonce, err := c.attestNonce(types)
-			if err != nil {
-				return err
-			}
-			if err := offer(cp.EvidenceRequest, &c.attest.peer, types, nonce); err != nil {
-				return err
-			}
-		}
+		peer.offered = evidenceTypes(a.PeerCredentials, a.Verifier.Formats)
 	}
 	if a.Attester != nil {
-		if types := evidenceTypes(a.Credentials, a.Attester.Formats); len(types) > 0 {
-			return offer(cp.EvidenceProposal, &c.attest.self, types, nil)
+		self.offered = evidenceTypes(a.Credentials, a.Attester.Formats)
+	}
+	if a.ResultsVerifier != nil {
+		peer.offeredVerifiers = a.ResultsVerifier.Verifiers()
+	}
+	if a.Results != nil {
+		self.offeredVerifiers = a.Results.Verifiers()
+	}
+	if a.requires() && len(peer.offered) == 0 && len(peer.offeredVerifiers) == 0 {
+		return errors.New("tls: Config.Attestation: attestation is required, and the verifier reads no evidence of the configured kind")
+	}
+	// An extension whose list would be empty is left out.
+	if len(peer.offered) > 0 {
+		var err error
+		if peer.nonce, err = c.attestNonce(peer.offered); err != nil {
+			return err
 		}
+		if err := add(cp.EvidenceRequest, &attestext.EvidenceHello{Types: peer.offered, Nonce: peer.nonce}); err != nil {
+			return err
+		}
+	}
+	if len(self.offered) > 0 {
+		if err := add(cp.EvidenceProposal, &attestext.EvidenceHello{Types: self.offered}); err != nil {
+			return err
+		}
+	}
+	if len(peer.offeredVerifiers) > 0 {
+		if err := add(cp.ResultsRequest, &attestext.ResultsHello{Verifiers: peer.offeredVerifiers}); err != nil {
+			return err
+		}
+	}
+	if len(self.offeredVerifiers) > 0 {
+		return add(cp.ResultsProposal, &attestext.ResultsHello{Verifiers: self.offeredVerifiers})
 	}
 	return nil
 }
@@ -83,7 +101,7 @@ func (hs *clientHandshakeStateTLS13) attestReadServerParameters(ee *encryptedExt
 	fail := func(al alert, format string, args ...any) error {
 		return c.attestFail(AttestationStageNegotiate, al, fmt.Errorf(format, args...))
 	}
-	choose := func(name string, d *attestDirection, sel *attestext.EvidenceSelection, err error) error {
+	evidence := func(name string, d *attestDirection, sel *attestext.EvidenceSelection, err error) error {
 		if d.offered == nil {
 			return fail(alertUnsupportedExtension, "server answered %s, which was not offered", name)
 		}
@@ -93,20 +111,35 @@ func (hs *clientHandshakeStateTLS13) attestReadServerParameters(ee *encryptedExt
 		if !slices.Contains(d.offered, sel.Type) {
 			return fail(alertIllegalParameter, "server selected %v, which was not offered", sel.Type)
 		}
-		d.negotiated, d.selected, d.format = true, sel.Type, sel.Type.Format
+		d.selectEvidence(sel.Type, sel.Type.Format)
+		return nil
+	}
+	results := func(name string, d *attestDirection, kinds []attestext.CredentialKind, data []byte) error {
+		if d.offeredVerifiers == nil {
+			return fail(alertUnsupportedExtension, "server answered %s, which was not offered", name)
+		}
+		sel, err := attestext.ParseResultsSelection(data)
+		if err != nil {
+			return fail(alertDecodeError, "server's %s: %w", name, err)
+		}
+		if !slices.Contains(d.offeredVerifiers, sel.Verifier) {
+			return fail(alertIllegalParameter, "server selected verifier %q, which was not offered", sel.Verifier)
+		}
+		if d.negotiated {
+			return fail(alertIllegalParameter, "server selected both evidence and results in the direction of %s", name)
+		}
+		d.selectResult(sel.Verifier, resultsKind(kinds))
 		return nil
 	}
 	if data, ok := findExtension(ee.attest.extensions, cp.EvidenceRequest); ok {
 		sel, err := attestext.ParseEvidenceRequestSelection(data)
-		if err := choose("evidence_request", &c.attest.peer, sel, err); err != nil {
+		if err := evidence("evidence_request", &c.attest.peer, sel, err); err != nil {
 			return err
 		}
-	} else if a.requires() {
-		return fail(alertMissingExtension, "server does not attest, and this client requires it")
 	}
 	if data, ok := findExtension(ee.attest.extensions, cp.EvidenceProposal); ok {
 		sel, err := attestext.ParseEvidenceProposalSelection(data)
-		if err := choose("evidence_proposal", &c.attest.self, sel, err); err != nil {
+		if err := evidence("evidence_proposal", &c.attest.self, sel, err); err != nil {
 			return err
 		}
 		if n := len(sel.Nonce); n > attestext.MaxChallengeSize {
@@ -114,10 +147,21 @@ func (hs *clientHandshakeStateTLS13) attestReadServerParameters(ee *encryptedExt
 		}
 		c.attest.self.nonce = sel.Nonce
 	}
-	for _, typ := range []uint16{cp.ResultsRequest, cp.ResultsProposal, cp.AttestationEvidence} {
-		if _, ok := findExtension(ee.attest.extensions, typ); ok {
-			return fail(alertUnsupportedExtension, "server sent extension %#04x, which was not offered", typ)
+	if data, ok := findExtension(ee.attest.extensions, cp.ResultsRequest); ok {
+		if err := results("results_request", &c.attest.peer, a.PeerCredentials, data); err != nil {
+			return err
 		}
+	}
+	if data, ok := findExtension(ee.attest.extensions, cp.ResultsProposal); ok {
+		if err := results("results_proposal", &c.attest.self, a.Credentials, data); err != nil {
+			return err
+		}
+	}
+	if _, ok := findExtension(ee.attest.extensions, cp.AttestationEvidence); ok {
+		return fail(alertUnsupportedExtension, "server sent attestation_evidence in EncryptedExtensions")
+	}
+	if a.requires() && !c.attest.peer.negotiated {
+		return fail(alertMissingExtension, "server does not attest, and this client requires it")
 	}
 	return nil
 }

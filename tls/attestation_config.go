@@ -44,10 +44,18 @@ type AttestationConfig struct {
 	// before the Certificate message is written.
 	Attester attestext.Attester
 
+	// Results holds Attestation Results about this side, which it presents to a
+	// peer that trusts one of their verifiers: the passport model. If nil, there
+	// are none. With an Attester as well, the side that is the server chooses
+	// the model; see PreferResults.
+	Results attestext.ResultsHolder
+
 	// Credentials lists what this side's Evidence comes with, in order of
 	// preference. If nil, it is attestext.CertAttestation alone: an X.509
 	// certificate with Evidence beside it. attestext.AttestationOnly is
-	// refused unless AllowAttestationOnly is set.
+	// refused unless AllowAttestationOnly is set. Results come beside a
+	// certificate unless the list is attestext.AttestationOnly alone; the peer's
+	// PeerCredentials must say the same, for results do not negotiate it.
 	Credentials []attestext.CredentialKind
 
 	// Binding is the rule by which this side's Evidence is bound to the
@@ -71,8 +79,19 @@ type AttestationConfig struct {
 	// does not turn it off.
 	Verifier attestext.Verifier
 
+	// ResultsVerifier checks the Attestation Results that the peer presents: the
+	// passport model. If nil, none are accepted. With a Verifier as well, either
+	// will do. It is called as Verifier is; freshness is the lifetime of the
+	// result.
+	ResultsVerifier attestext.ResultsVerifier
+
+	// PreferResults has a server choose the passport model where the client
+	// offers both; by default it chooses Evidence. It has no meaning on a client.
+	PreferResults bool
+
 	// Peer says whether a peer that does not attest is accepted,
-	// RequireAttestation by default. It has no meaning without a Verifier. With
+	// RequireAttestation by default. It has no meaning without a Verifier or a
+	// ResultsVerifier. With
 	// RequireAttestation no version below TLS 1.3 is negotiated.
 	Peer AttestationPolicy
 
@@ -143,7 +162,7 @@ func (a *AttestationConfig) validate() error {
 
 // requires reports whether the peer must attest; a may be nil.
 func (a *AttestationConfig) requires() bool {
-	return a != nil && a.Verifier != nil && a.Peer == RequireAttestation
+	return a != nil && (a.Verifier != nil || a.ResultsVerifier != nil) && a.Peer == RequireAttestation
 }
 
 func (a *AttestationConfig) attestTimeout() time.Duration {
@@ -169,6 +188,14 @@ func (a *AttestationConfig) nonceSize(types []attestext.EvidenceType) int {
 		return attestext.ReportDataSize
 	}
 	return 32
+}
+
+// resultsKind returns what results come with: they do not negotiate it.
+func resultsKind(kinds []attestext.CredentialKind) attestext.CredentialKind {
+	if len(kinds) == 1 {
+		return kinds[0]
+	}
+	return attestext.CertAttestation
 }
 
 // evidenceTypes lists what is offered or can be served, in order of preference:

@@ -80,6 +80,88 @@ func TestBothEndsAttest(t *testing.T) {
 	}
 }
 
+// TestPassport: a side presents a result instead of Evidence; there is no nonce and
+// no binder, and either side may do so while the other sends Evidence.
+func TestPassport(t *testing.T) {
+	const server, client = 1, 2 // who presents results
+	for _, who := range []int{server, client, server | client} {
+		for _, kinds := range [][]attestext.CredentialKind{nil, onlyKind} {
+			c, s := attesting()
+			c.Attestation.Attester, s.Attestation.Verifier = &stubTEE{}, &stubTEE{}
+			for _, a := range []*AttestationConfig{c.Attestation, s.Attestation} {
+				a.Credentials, a.PeerCredentials, a.AllowAttestationOnly = kinds, kinds, kinds != nil
+			}
+			if who&server != 0 {
+				passports(c, s)
+			}
+			if who&client != 0 {
+				passports(s, c)
+			}
+			ends := attestHandshake(t, c, s)
+			ends.mustSucceed(t)
+			for _, x := range []struct {
+				side   int
+				relies *Conn
+			}{{server, ends.client}, {client, ends.server}} {
+				r := x.relies.ConnectionState().PeerAttestation
+				want := attestext.BackgroundCheck
+				if who&x.side != 0 {
+					want = attestext.Passport
+				}
+				if !r.Valid() || r.Model() != want {
+					t.Errorf("results of %d, %v: %+v", who, kinds, r)
+				}
+				if ch := r.Challenge(); (want == attestext.Passport) != (ch.Nonce == nil && ch.Binder == nil) {
+					t.Errorf("%v with the challenge %+v", want, ch)
+				}
+				if v := r.Evidence().Verifier; (want == attestext.Passport) != (v == "verifier.example") {
+					t.Errorf("%v by verifier %q", want, v)
+				}
+			}
+		}
+	}
+}
+
+// Where a client offers both models in one direction, the server prefers evidence
+// unless its Config says otherwise, and falls back on the other.
+func TestServerChoosesTheModel(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		change func(server *AttestationConfig)
+		want   attestext.Model
+	}{
+		{"both", func(*AttestationConfig) {}, attestext.BackgroundCheck},
+		{"both, results preferred", func(a *AttestationConfig) { a.PreferResults = true }, attestext.Passport},
+		{"no type in common", func(a *AttestationConfig) { a.Attester = &stubTEE{formats: []attestext.EvidenceFormat{otherFormat}} }, attestext.Passport},
+		{"no verifier in common", func(a *AttestationConfig) {
+			a.PreferResults, a.Results = true, &stubResults{verifiers: []attestext.VerifierIdentity{"w"}}
+		}, attestext.BackgroundCheck},
+	} {
+		client, server := attesting()
+		client.Attestation.ResultsVerifier, server.Attestation.Results = &stubResults{}, &stubResults{}
+		tt.change(server.Attestation)
+		ends := attestHandshake(t, client, server)
+		ends.mustSucceed(t)
+		if got := ends.client.ConnectionState().PeerAttestation.Model(); got != tt.want {
+			t.Errorf("%s: %v, want %v", tt.name, got, tt.want)
+		}
+	}
+}
+
+// Under the draft's rule a result is not tied to the certificate: whoever holds the
+// result passes. Under the hardened rule the same is refused.
+func TestDraft08PassportDoesNotBindTheKey(t *testing.T) {
+	client, server := attesting()
+	passports(client, server)
+	server.Attestation.Results = &stubResults{key: []byte{}}
+	client.Attestation.PeerBinding, server.Attestation.Binding = attestext.BindingDraft08, attestext.BindingDraft08
+	attestHandshake(t, client, server).mustSucceed(t)
+	client.Attestation.PeerBinding = attestext.BindingHardened
+	if ends := attestHandshake(t, client, server); !errors.Is(ends.clientErr, attestext.ErrBinding) {
+		t.Errorf("hardened: %v", ends.clientErr)
+	}
+}
+
 // A server that only requests attestation serves a client that has none to offer,
 // or none that it reads.
 func TestServerRequestsAndAcceptsNone(t *testing.T) {

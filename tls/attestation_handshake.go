@@ -57,13 +57,14 @@ func (c *Conn) attestRole(self bool) attestext.Role {
 // notes it in d. spki is nil where the key comes out of the Evidence.
 func (c *Conn) attestChallenge(d *attestDirection, role attestext.Role, binding attestext.Binding, spki []byte) error {
 	ch := &attestext.Challenge{
+		Model:   d.model,
 		Role:    role,
 		Binding: binding,
 		Kind:    d.selected.Kind,
 		Nonce:   d.nonce,
 		SPKI:    spki,
 	}
-	if ch.UsesBinder() {
+	if d.model == attestext.BackgroundCheck && ch.UsesBinder() {
 		binder, err := c.attest.exporter.ChannelBinder(d.nonce)
 		if err != nil {
 			return err
@@ -72,6 +73,7 @@ func (c *Conn) attestChallenge(d *attestDirection, role attestext.Role, binding 
 	}
 	d.request = &attestext.AttestRequest{
 		Type:      attestext.EvidenceType{Kind: d.selected.Kind, Format: d.format},
+		Verifier:  d.verifier,
 		Challenge: ch,
 	}
 	return ch.Validate()
@@ -106,7 +108,12 @@ func (c *Conn) attestEvidence(ctx context.Context, msg *certificateMsgTLS13) err
 	if err := c.attestChallenge(d, c.attestRole(true), a.Binding, spki); err != nil {
 		return c.attestFail(AttestationStageAttest, alertInternalError, err)
 	}
-	cmw, err := attestext.Attest(ctx, a.attestTimeout(), a.Attester, d.request)
+	var cmw []byte
+	if d.model == attestext.Passport {
+		cmw, err = attestext.Attest(ctx, a.attestTimeout(), a.Results, d.request)
+	} else {
+		cmw, err = attestext.Attest(ctx, a.attestTimeout(), a.Attester, d.request)
+	}
 	if err != nil {
 		return c.attestFail(AttestationStageAttest, alertInternalError, err)
 	}
@@ -209,8 +216,14 @@ func (c *Conn) attestAppraise(ctx context.Context) error {
 	if err := c.attestChallenge(d, c.attestRole(false), a.PeerBinding, spki); err != nil {
 		return c.attestFail(AttestationStageAppraise, alertInternalError, err)
 	}
-	ev := &attestext.Evidence{Type: d.selected, CMW: d.evidence}
-	result, err := attestext.Appraise(ctx, a.verifyTimeout(), a.Verifier, ev, d.request.Challenge)
+	ev := &attestext.Evidence{Type: d.selected, Verifier: d.verifier, CMW: d.evidence}
+	var result *attestext.Result
+	var err error
+	if d.model == attestext.Passport {
+		result, err = attestext.Appraise(ctx, a.verifyTimeout(), a.ResultsVerifier, ev, d.request.Challenge)
+	} else {
+		result, err = attestext.Appraise(ctx, a.verifyTimeout(), a.Verifier, ev, d.request.Challenge)
+	}
 	if err != nil {
 		return c.attestFail(AttestationStageAppraise, attestAlert(err), err)
 	}

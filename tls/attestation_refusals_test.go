@@ -189,6 +189,26 @@ func TestClientRefuses(t *testing.T) {
 			}},
 			alert: alertIllegalParameter, stage: AttestationStageNegotiate, says: "nonce of 65 bytes"},
 
+		{name: "a verifier that was not offered", setup: passports, peer: &misbehavingPeer{encryptedExtensions: func(_ *Conn, x []attestExtension) []attestExtension {
+			return replaceExtension(x, cp.ResultsRequest, func([]byte) []byte { return []byte{0, 1, 'w'} })
+		}}, alert: alertIllegalParameter, stage: AttestationStageNegotiate, says: `verifier "w", which was not offered`},
+		{name: "a malformed selection of a verifier", setup: passports, peer: &misbehavingPeer{encryptedExtensions: func(_ *Conn, x []attestExtension) []attestExtension {
+			return replaceExtension(x, cp.ResultsRequest, func(b []byte) []byte { return append(b, 0) })
+		}}, alert: alertDecodeError, stage: AttestationStageNegotiate, class: attestext.ErrMalformed},
+		{name: "evidence and results in one direction", setup: func(c, s *Config) { c.Attestation.ResultsVerifier = &stubResults{} },
+			peer: &misbehavingPeer{encryptedExtensions: func(_ *Conn, x []attestExtension) []attestExtension {
+				return append(x, attestExtension{cp.ResultsRequest, append([]byte{0, 16}, "verifier.example"...)})
+			}}, alert: alertIllegalParameter, stage: AttestationStageNegotiate, says: "both evidence and results"},
+		{name: "attestation_evidence in EncryptedExtensions", peer: &misbehavingPeer{encryptedExtensions: func(_ *Conn, x []attestExtension) []attestExtension {
+			return append(x, attestExtension{cp.AttestationEvidence, nil})
+		}}, alert: alertUnsupportedExtension, stage: AttestationStageNegotiate, says: "attestation_evidence in EncryptedExtensions"},
+		{name: "a result over another key", setup: func(c, s *Config) { passports(c, s); s.Attestation.Results = &stubResults{key: []byte("other")} },
+			alert: alertBadCertificate, stage: AttestationStageAppraise, class: attestext.ErrBinding},
+		{name: "a result over no key", setup: func(c, s *Config) { passports(c, s); s.Attestation.Results = &stubResults{key: []byte{}} },
+			alert: alertBadCertificate, stage: AttestationStageAppraise, class: attestext.ErrBinding},
+		{name: "a result of another verifier", setup: func(c, s *Config) { passports(c, s); s.Attestation.Results = &stubResults{signer: "w"} },
+			alert: alertBadCertificate, stage: AttestationStageAppraise, class: attestext.ErrSignature},
+
 		// The Certificate message.
 		{name: "a certificate without evidence", peer: &misbehavingPeer{certificate: func(e []rawEntry) []rawEntry { e[0].extensions = nil; return e }},
 			alert: alertHandshakeFailure, stage: AttestationStageCertificate, says: "certificate without evidence"},
@@ -330,12 +350,32 @@ func TestServerRefuses(t *testing.T) {
 		{name: "no type in common", setup: func(c, s *Config) {
 			s.Attestation.Attester = &stubTEE{formats: []attestext.EvidenceFormat{otherFormat}}
 		},
-			alert: alert(224), stage: AttestationStageNegotiate, says: "client asks for [x509 application/x-stub], this server makes [x509 content-format 65001]"},
+			alert: alert(224), stage: AttestationStageNegotiate, says: "client asks for evidence [x509 application/x-stub], this server has evidence [x509 content-format 65001]"},
 		{name: "no kind in common", setup: func(c, s *Config) { c.Attestation.PeerCredentials, c.Attestation.AllowAttestationOnly = onlyKind, true },
-			alert: alert(224), stage: AttestationStageNegotiate, says: "client asks for [attestation-only"},
+			alert: alert(224), stage: AttestationStageNegotiate, says: "client asks for evidence [attestation-only"},
 		{name: "results, of which the server holds none", peer: &misbehavingPeer{clientHello: func([]attestExtension) []attestExtension {
 			return []attestExtension{{cp.ResultsRequest, []byte{3, 0, 1, 'v'}}}
-		}}, alert: alert(225), stage: AttestationStageNegotiate, says: `results of ["v"]`},
+		}}, alert: alert(225), stage: AttestationStageNegotiate, says: `client asks for results by ["v"], this server has evidence`},
+		{name: "no verifier in common", setup: func(c, s *Config) {
+			passports(c, s)
+			s.Attestation.Results = &stubResults{verifiers: []attestext.VerifierIdentity{"w"}}
+		}, alert: alert(225), stage: AttestationStageNegotiate, says: `client asks for results by ["verifier.example"], this server has results by ["w"]`},
+		{name: "neither a type nor a verifier in common", setup: func(c, s *Config) {
+			c.Attestation.ResultsVerifier = &stubResults{}
+			s.Attestation.Attester = &stubTEE{formats: []attestext.EvidenceFormat{otherFormat}}
+			s.Attestation.Results = &stubResults{verifiers: []attestext.VerifierIdentity{"w"}}
+		}, alert: alert(224), stage: AttestationStageNegotiate},
+		{name: "evidence and results asked of a server that has other results", setup: func(c, s *Config) {
+			c.Attestation.ResultsVerifier = &stubResults{}
+			s.Attestation.Attester, s.Attestation.Results = nil, &stubResults{verifiers: []attestext.VerifierIdentity{"w"}}
+		}, alert: alert(225), stage: AttestationStageNegotiate},
+		{name: "evidence asked of a server that has results", setup: func(c, s *Config) {
+			s.Attestation.Attester, s.Attestation.Results = nil, &stubResults{}
+		}, alert: alert(224), stage: AttestationStageNegotiate},
+		{name: "a client's results of no trusted verifier", setup: func(c, s *Config) {
+			c.Attestation = &AttestationConfig{Results: &stubResults{}}
+			s.Attestation = &AttestationConfig{ResultsVerifier: &stubResults{verifiers: []attestext.VerifierIdentity{"w"}}}
+		}, alert: alert(225), stage: AttestationStageNegotiate, says: `client offers results by ["verifier.example"]`},
 		{name: "malformed results_proposal", peer: &misbehavingPeer{clientHello: func(x []attestExtension) []attestExtension {
 			return append(x, attestExtension{cp.ResultsProposal, []byte{3, 0, 0}})
 		}}, alert: alertDecodeError, stage: AttestationStageNegotiate, class: attestext.ErrMalformed},

@@ -1,8 +1,8 @@
 package tls
 
 import (
-	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/attestedtls/atls/attestext"
 )
@@ -33,19 +33,18 @@ func (hs *serverHandshakeStateTLS13) attestNegotiate() error {
 		return c.attestFail(AttestationStageNegotiate, al, fmt.Errorf(format, args...))
 	}
 	offers := helloExtensions(hs.clientHello.original, append(negotiationExtensions(cp), cp.AttestationEvidence))
-	var request, proposal *attestext.EvidenceHello
-	var results *attestext.ResultsHello
+	var request, proposal attestOffer // of what the server and the client attest
 	for _, e := range offers {
 		var err error
 		switch e.typ {
 		case cp.EvidenceRequest:
-			request, err = attestext.ParseEvidenceRequestHello(e.data)
+			request.evidence, err = attestext.ParseEvidenceRequestHello(e.data)
 		case cp.EvidenceProposal:
-			proposal, err = attestext.ParseEvidenceProposalHello(e.data)
+			proposal.evidence, err = attestext.ParseEvidenceProposalHello(e.data)
 		case cp.ResultsRequest:
-			results, err = attestext.ParseResultsHello(e.data)
+			request.results, err = attestext.ParseResultsHello(e.data)
 		case cp.ResultsProposal:
-			_, err = attestext.ParseResultsHello(e.data)
+			proposal.results, err = attestext.ParseResultsHello(e.data)
 		default:
 			return fail(alertIllegalParameter, "client sent attestation_evidence in ClientHello")
 		}
@@ -54,42 +53,49 @@ func (hs *serverHandshakeStateTLS13) attestNegotiate() error {
 		}
 	}
 
-	if a.Attester != nil && request != nil {
-		own := evidenceTypes(a.Credentials, a.Attester.Formats)
-		d := &c.attest.self
-		if len(request.Nonce) <= attestext.MaxChallengeSize { // a longer one fits no evidence
-			d.choose(own, request.Types)
+	if self := &c.attest.self; request.any() && (a.Attester != nil || a.Results != nil) {
+		own := attestMenu{preferResults: a.PreferResults, resultsKind: resultsKind(a.Credentials)}
+		if a.Attester != nil {
+			own.evidence = evidenceTypes(a.Credentials, a.Attester.Formats)
 		}
-		if !d.negotiated {
-			return fail(alert(cp.UnsupportedEvidence), "client asks for %v, this server makes %v", request.Types, own)
+		if a.Results != nil {
+			own.verifiers = a.Results.Verifiers()
 		}
-		d.nonce = request.Nonce
-	} else if a.Attester != nil && results != nil {
-		return fail(alert(cp.UnsupportedVerifiers), "client asks for results of %q, this server holds none", results.Verifiers)
+		if self.choose(own, request); !self.negotiated {
+			return fail(alert(request.alert(cp, a.Attester != nil)), "client asks for %v, this server has %v", request, own)
+		}
 	}
 
-	if a.Verifier == nil {
+	if a.Verifier == nil && a.ResultsVerifier == nil {
 		return nil
 	}
-	if proposal == nil {
+	if !proposal.any() {
 		if a.requires() {
 			return fail(alertMissingExtension, "client does not offer to attest, and this server requires it")
 		}
 		return nil
 	}
-	own := evidenceTypes(a.PeerCredentials, a.Verifier.Formats)
+	own := attestMenu{preferResults: a.PreferResults, resultsKind: resultsKind(a.PeerCredentials)}
+	if a.Verifier != nil {
+		own.evidence = evidenceTypes(a.PeerCredentials, a.Verifier.Formats)
+	}
+	if a.ResultsVerifier != nil {
+		own.verifiers = a.ResultsVerifier.Verifiers()
+	}
 	d := &c.attest.peer
-	if d.choose(own, proposal.Types); !d.negotiated {
+	if d.choose(own, proposal); !d.negotiated {
 		if a.requires() {
-			return fail(alert(cp.UnsupportedEvidence), "client offers %v, this server appraises %v", proposal.Types, own)
+			return fail(alert(proposal.alert(cp, a.Verifier != nil)), "client offers %v, this server appraises %v", proposal, own)
 		}
 		return nil
 	}
-	nonce, err := c.attestNonce([]attestext.EvidenceType{{Kind: d.selected.Kind, Format: d.format}})
-	if err != nil {
-		return fail(alertInternalError, "nonce: %w", err)
+	if d.model == attestext.BackgroundCheck {
+		nonce, err := c.attestNonce([]attestext.EvidenceType{{Kind: d.selected.Kind, Format: d.format}})
+		if err != nil {
+			return fail(alertInternalError, "nonce: %w", err)
+		}
+		d.nonce = nonce
 	}
-	d.nonce = nonce
 	if !d.attestationOnly() && c.config.ClientAuth == NoClientCert {
 		// The Evidence covers the key of a certificate, and the certificate
 		// says who the client is: it is verified unless the Config names a
@@ -100,18 +106,95 @@ func (hs *serverHandshakeStateTLS13) attestNegotiate() error {
 	return nil
 }
 
-// choose selects the first of own that the client listed, and notes the client's
-// spelling of it, which goes back as it came.
-func (d *attestDirection) choose(own, listed []attestext.EvidenceType) {
-	for _, o := range own {
-		for _, l := range listed {
-			if l.Kind == o.Kind && (l.Format.Matches(o.Format) || o.Format.IsAny()) {
-				d.negotiated, d.selected, d.format = true, l, o.Format
-				if o.Format.IsAny() {
-					d.format = l.Format
-				}
+// An attestOffer is what a client offers for one direction.
+type attestOffer struct {
+	evidence *attestext.EvidenceHello
+	results  *attestext.ResultsHello
+}
+
+func (o attestOffer) any() bool { return o.evidence != nil || o.results != nil }
+
+// alert returns the number of the alert for an offer that has nothing in common
+// with a server; withEvidence says whether the server does evidence at all.
+func (o attestOffer) alert(cp attestext.CodePoints, withEvidence bool) uint8 {
+	if o.evidence != nil && (withEvidence || o.results == nil) {
+		return cp.UnsupportedEvidence
+	}
+	return cp.UnsupportedVerifiers
+}
+
+func (o attestOffer) String() string {
+	var m attestMenu
+	if o.evidence != nil {
+		m.evidence = o.evidence.Types
+	}
+	if o.results != nil {
+		m.verifiers = o.results.Verifiers
+	}
+	return m.String()
+}
+
+// An attestMenu is what a server can do in one direction, in its order of preference.
+type attestMenu struct {
+	evidence      []attestext.EvidenceType
+	verifiers     []attestext.VerifierIdentity
+	preferResults bool
+	resultsKind   attestext.CredentialKind
+}
+
+func (m attestMenu) String() string {
+	switch {
+	case len(m.verifiers) == 0:
+		return fmt.Sprintf("evidence %v", m.evidence)
+	case len(m.evidence) == 0:
+		return fmt.Sprintf("results by %q", m.verifiers)
+	}
+	return fmt.Sprintf("evidence %v or results by %q", m.evidence, m.verifiers)
+}
+
+// choose selects one thing out of an offer, by the server's preference.
+func (d *attestDirection) choose(own attestMenu, offer attestOffer) {
+	if own.preferResults {
+		d.chooseResult(own, offer.results)
+	}
+	if !d.negotiated {
+		d.chooseEvidence(own, offer.evidence)
+	}
+	if !d.negotiated {
+		d.chooseResult(own, offer.results)
+	}
+}
+
+// chooseEvidence notes the client's spelling of the type, which goes back as it came.
+func (d *attestDirection) chooseEvidence(own attestMenu, offer *attestext.EvidenceHello) {
+	if offer == nil || len(offer.Nonce) > attestext.MaxChallengeSize { // no evidence carries such a nonce
+		return
+	}
+	for _, o := range own.evidence {
+		for _, l := range offer.Types {
+			switch {
+			case l.Kind != o.Kind:
+			case l.Format.Matches(o.Format):
+				d.selectEvidence(l, o.Format)
+				d.nonce = offer.Nonce
+				return
+			case o.Format.IsAny():
+				d.selectEvidence(l, l.Format)
+				d.nonce = offer.Nonce
 				return
 			}
+		}
+	}
+}
+
+func (d *attestDirection) chooseResult(own attestMenu, offer *attestext.ResultsHello) {
+	if offer == nil {
+		return
+	}
+	for _, v := range own.verifiers {
+		if slices.Contains(offer.Verifiers, v) {
+			d.selectResult(v, own.resultsKind)
+			return
 		}
 	}
 }
@@ -123,20 +206,27 @@ func (hs *serverHandshakeStateTLS13) attestServerParameters(ee *encryptedExtensi
 		return nil
 	}
 	cp := c.attestCodePoints()
-	answer := func(typ uint16, d *attestDirection, nonce []byte) error {
+	answer := func(evidence, results uint16, d *attestDirection, nonce []byte) error {
 		if !d.negotiated {
 			return nil
 		}
-		body, err := (&attestext.EvidenceSelection{Type: d.selected, Nonce: nonce}).Marshal()
+		typ, body, err := evidence, []byte(nil), error(nil)
+		if d.model == attestext.Passport {
+			typ = results
+			body, err = (&attestext.ResultsSelection{Verifier: d.verifier}).Marshal()
+		} else {
+			body, err = (&attestext.EvidenceSelection{Type: d.selected, Nonce: nonce}).Marshal()
+		}
 		if err != nil {
 			return c.attestFail(AttestationStageNegotiate, alertInternalError, err)
 		}
 		ee.attest.keep(typ, body)
 		return nil
 	}
-	return errors.Join(
-		answer(cp.EvidenceRequest, &c.attest.self, nil),
-		answer(cp.EvidenceProposal, &c.attest.peer, c.attest.peer.nonce))
+	if err := answer(cp.EvidenceRequest, cp.ResultsRequest, &c.attest.self, nil); err != nil {
+		return err
+	}
+	return answer(cp.EvidenceProposal, cp.ResultsProposal, &c.attest.peer, c.attest.peer.nonce)
 }
 
 // attestPickKey takes the place of pickCertificate where Evidence takes the place

@@ -43,14 +43,27 @@ type attestConnState struct {
 
 // attestDirection is one direction of attestation on one connection.
 type attestDirection struct {
-	offered    []attestext.EvidenceType // by the client, in ClientHello
-	negotiated bool
-	selected   attestext.EvidenceType // as it stands on the wire
-	format     attestext.EvidenceFormat
-	nonce      []byte
-	request    *attestext.AttestRequest // once the challenge is known
-	evidence   []byte
-	result     *attestext.Result
+	offered          []attestext.EvidenceType     // by the client, in ClientHello
+	offeredVerifiers []attestext.VerifierIdentity // by the client, in ClientHello
+	negotiated       bool
+	model            attestext.Model
+	selected         attestext.EvidenceType     // as it stands on the wire; in the passport model its Kind
+	format           attestext.EvidenceFormat   // in background check
+	verifier         attestext.VerifierIdentity // in the passport model
+	nonce            []byte                     // in background check
+	request          *attestext.AttestRequest   // once the challenge is known
+	evidence         []byte
+	result           *attestext.Result
+}
+
+// selectEvidence notes that Evidence of type t was agreed on, made in format f.
+func (d *attestDirection) selectEvidence(t attestext.EvidenceType, f attestext.EvidenceFormat) {
+	d.negotiated, d.model, d.selected, d.format = true, attestext.BackgroundCheck, t, f
+}
+
+// selectResult notes that a result by v was agreed on.
+func (d *attestDirection) selectResult(v attestext.VerifierIdentity, kind attestext.CredentialKind) {
+	d.negotiated, d.model, d.selected, d.verifier = true, attestext.Passport, attestext.EvidenceType{Kind: kind}, v
 }
 
 // attestationOnly reports whether Evidence takes the place of the certificate.

@@ -115,6 +115,51 @@ func (s *stubTEE) Appraise(ctx context.Context, ev *attestext.Evidence, ch *atte
 	return &attestext.Appraisal{Verdict: "affirming", Key: ch.SPKI}, nil
 }
 
+// stubResults holds and checks stub results: the identity of their verifier and the
+// key that they are about. The zero stub is honest.
+type stubResults struct {
+	verifiers []attestext.VerifierIdentity // verifier.example if nil
+	key       []byte                       // in place of the challenge's
+	signer    attestext.VerifierIdentity   // in place of the one asked for
+}
+
+func (s *stubResults) Verifiers() []attestext.VerifierIdentity {
+	if s.verifiers != nil {
+		return s.verifiers
+	}
+	return []attestext.VerifierIdentity{"verifier.example"}
+}
+
+func (s *stubResults) Attest(_ context.Context, req *attestext.AttestRequest) ([]byte, error) {
+	ev := stubEvidence{bound: []byte(req.Verifier), key: req.Challenge.SPKI}
+	if s.key != nil {
+		ev.key = s.key
+	}
+	if s.signer != "" {
+		ev.bound = []byte(s.signer)
+	}
+	return ev.marshal()
+}
+
+func (s *stubResults) Appraise(_ context.Context, ev *attestext.Evidence, _ *attestext.Challenge) (*attestext.Appraisal, error) {
+	const op = "verify stub result"
+	var got stubEvidence
+	if !got.unmarshal(ev.CMW) {
+		return nil, attestext.Errorf(attestext.ErrMalformed, op, "no stub result")
+	}
+	if string(got.bound) != string(ev.Verifier) {
+		return nil, attestext.Errorf(attestext.ErrSignature, op, "signed by %q", got.bound)
+	}
+	return &attestext.Appraisal{Verdict: "affirming", Key: got.key}, nil
+}
+
+// passports turns a pair of configurations of which the server attests to the
+// passport model.
+func passports(client, server *Config) {
+	client.Attestation.Verifier, client.Attestation.ResultsVerifier = nil, &stubResults{}
+	server.Attestation.Attester, server.Attestation.Results = nil, &stubResults{}
+}
+
 // attestPKI is a CA with a server and a client certificate, made once.
 var attestPKI = sync.OnceValue(func() (p struct {
 	roots          *x509.CertPool
