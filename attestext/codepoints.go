@@ -17,6 +17,7 @@ type CodePoints struct {
 	ResultsRequest      uint16 `json:"results_request,omitempty"`      // 0xFFA3
 	ResultsProposal     uint16 `json:"results_proposal,omitempty"`     // 0xFFA4
 	AttestationEvidence uint16 `json:"attestation_evidence,omitempty"` // 0xFFA0; the draft's 60 is assigned to another extension
+	AttestedKeyProof    uint16 `json:"attested_key_proof,omitempty"`   // 0xFFA6; not the draft's
 
 	// Alerts.
 	UnsupportedEvidence  uint8 `json:"unsupported_evidence,omitempty"`  // 224
@@ -39,6 +40,7 @@ func (c *CodePoints) WithDefaults() CodePoints {
 	fill(&p.ResultsRequest, 0xFFA3)
 	fill(&p.ResultsProposal, 0xFFA4)
 	fill(&p.AttestationEvidence, 0xFFA0)
+	fill(&p.AttestedKeyProof, 0xFFA6)
 	if p.UnsupportedEvidence == 0 {
 		p.UnsupportedEvidence = 224
 	}
@@ -65,6 +67,7 @@ func (c *CodePoints) Validate() error {
 		{"results_request", p.ResultsRequest},
 		{"results_proposal", p.ResultsProposal},
 		{"attestation_evidence", p.AttestationEvidence},
+		{"attested_key_proof", p.AttestedKeyProof},
 	} {
 		if slices.Contains(assignedExtensions, f.v) {
 			return fmt.Errorf("code point %d of %s belongs to another TLS extension", f.v, f.name)

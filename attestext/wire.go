@@ -124,6 +124,45 @@ func (s *ResultsSelection) Marshal() ([]byte, error) {
 	return b.Bytes()
 }
 
+// An AttestedKeyProof is the body of attested_key_proof in the first
+// CertificateEntry: a signature by an attested key that is not the certificate's.
+// The extension is not the draft's; docs/SECURITY.md says what it is for.
+//
+//	SignatureScheme algorithm;
+//	opaque attested_key<1..2^16-1>;   /* DER SubjectPublicKeyInfo */
+//	opaque signature<1..2^16-1>;
+type AttestedKeyProof struct {
+	Algorithm uint16 // SignatureScheme of RFC 8446
+	Key       []byte
+	Signature []byte
+}
+
+// Marshal returns the extension data.
+func (p *AttestedKeyProof) Marshal() ([]byte, error) {
+	if len(p.Key) == 0 || len(p.Signature) == 0 {
+		return nil, errors.New("attested key proof without a key or a signature")
+	}
+	var b cryptobyte.Builder
+	b.AddUint16(p.Algorithm)
+	b.AddUint16LengthPrefixed(func(b *cryptobyte.Builder) { b.AddBytes(p.Key) })
+	b.AddUint16LengthPrefixed(func(b *cryptobyte.Builder) { b.AddBytes(p.Signature) })
+	return b.Bytes()
+}
+
+// ParseAttestedKeyProof reads attested_key_proof of a CertificateEntry.
+func ParseAttestedKeyProof(data []byte) (*AttestedKeyProof, error) {
+	s, p := cryptobyte.String(data), new(AttestedKeyProof)
+	var key, sig cryptobyte.String
+	if !s.ReadUint16(&p.Algorithm) || !s.ReadUint16LengthPrefixed(&key) || !s.ReadUint16LengthPrefixed(&sig) || !s.Empty() {
+		return nil, malformed("attested key proof")
+	}
+	if key.Empty() || sig.Empty() {
+		return nil, malformed("attested key proof without a key or a signature")
+	}
+	p.Key, p.Signature = key, sig
+	return p, nil
+}
+
 func (t EvidenceType) add(b *cryptobyte.Builder) error {
 	b.AddUint8(uint8(t.Kind))
 	if t.Format.MediaType == "" {

@@ -29,6 +29,7 @@ func codecs() []codec {
 	results := &ResultsHello{[]VerifierIdentity{"v.example", "w"}}
 	resultsSel := &ResultsSelection{"w"}
 	n32 := strings.Repeat("ab", 32)
+	proof := &AttestedKeyProof{0x0403, []byte("key"), []byte("sign")}
 	return []codec{
 		// The example of protocol notes: 04 | 00 00 01 11 | 20 | nonce.
 		{"evidence_request in ClientHello", request, "04" + "00000111" + "20" + n32, request.Marshal,
@@ -41,6 +42,8 @@ func codecs() []codec {
 			func(b []byte) (any, error) { return ParseEvidenceProposalSelection(b) }},
 		{"results in ClientHello", results, "0e" + "0009" + hex.EncodeToString([]byte("v.example")) + "000177", results.Marshal,
 			func(b []byte) (any, error) { return ParseResultsHello(b) }},
+		{"attested_key_proof in Certificate", proof, "0403" + "0003" + "6b6579" + "0004" + "7369676e", proof.Marshal,
+			func(b []byte) (any, error) { return ParseAttestedKeyProof(b) }},
 		{"results in EncryptedExtensions", resultsSel, "000177", resultsSel.Marshal,
 			func(b []byte) (any, error) { return ParseResultsSelection(b) }},
 	}
@@ -105,6 +108,8 @@ func TestExtensionBodiesRefuseValuesOutOfBounds(t *testing.T) {
 		{"nonce of 7 bytes selected", "00000111" + "07" + strings.Repeat("ab", 7), func(b []byte) (any, error) { return ParseEvidenceProposalSelection(b) }},
 		{"empty list of verifiers", "00", func(b []byte) (any, error) { return ParseResultsHello(b) }},
 		{"empty verifier", "020000", func(b []byte) (any, error) { return ParseResultsHello(b) }},
+		{"proof without a key", "0403" + "0000" + "0001aa", func(b []byte) (any, error) { return ParseAttestedKeyProof(b) }},
+		{"proof without a signature", "0403" + "0001aa" + "0000", func(b []byte) (any, error) { return ParseAttestedKeyProof(b) }},
 		{"verifier not UTF-8", "0001ff", func(b []byte) (any, error) { return ParseResultsSelection(b) }},
 	} {
 		b, err := hex.DecodeString(tt.hex)
@@ -136,6 +141,8 @@ func TestMarshalRefusesWhatNoPeerCouldParse(t *testing.T) {
 		{"empty verifier", &ResultsHello{[]VerifierIdentity{""}}},
 		{"256 bytes of verifiers", &ResultsHello{[]VerifierIdentity{VerifierIdentity(strings.Repeat("x", 254))}}},
 		{"verifier not UTF-8", &ResultsSelection{"\xff"}},
+		{"proof without a key", &AttestedKeyProof{Signature: []byte{1}}},
+		{"proof without a signature", &AttestedKeyProof{Key: []byte{1}}},
 	} {
 		if b, err := tt.h.Marshal(); err == nil {
 			t.Errorf("%s: %x", tt.name, b)
@@ -247,5 +254,7 @@ func FuzzExtensionBodies(f *testing.F) {
 		check("results hello", xh, err)
 		xs, err := ParseResultsSelection(b)
 		check("results selection", xs, err)
+		kp, err := ParseAttestedKeyProof(b)
+		check("attested key proof", kp, err)
 	})
 }
