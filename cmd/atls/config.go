@@ -1,0 +1,348 @@
+package main
+
+import (
+	"context"
+	"crypto"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/attestedtls/atls/attestext"
+	"github.com/attestedtls/atls/attestext/execplugin"
+	"github.com/attestedtls/atls/attestext/policy"
+	"github.com/attestedtls/atls/attestext/softtee"
+	"github.com/attestedtls/atls/attestext/tdx"
+	"github.com/attestedtls/atls/attestext/verifier"
+	"github.com/attestedtls/atls/tls"
+)
+
+// A setup is the flags turned into what a connection needs.
+type setup struct {
+	config  *tls.Config
+	closers []io.Closer
+	plugins []*execplugin.Command
+}
+
+// close waits for commands that still run, and closes files.
+func (s *setup) close() {
+	for _, p := range s.plugins {
+		p.Wait()
+	}
+	for _, c := range s.closers {
+		c.Close()
+	}
+}
+
+// setup makes the configuration of a server or a client.
+func (f *connFlags) setup(server bool) (*setup, error) {
+	if err := f.check(); err != nil {
+		return nil, err
+	}
+	s := &setup{config: &tls.Config{ServerName: f.serverName, MinVersion: tls.VersionTLS13}}
+	if err := f.identity(s, server); err != nil {
+		return nil, err
+	}
+	var err error
+	if f.ca != "" {
+		if s.config.RootCAs, err = readCertPool("ca", f.ca); err != nil {
+			return nil, err
+		}
+	}
+	if f.clientCA != "" {
+		if s.config.ClientCAs, err = readCertPool("client-ca", f.clientCA); err != nil {
+			return nil, err
+		}
+	}
+	if server {
+		switch {
+		case f.verify == "" && f.clientCA != "":
+			s.config.ClientAuth = tls.RequireAndVerifyClientCert
+		case f.verify != "" && f.clientCA == "" && f.kind() == attestext.CertAttestation:
+			return nil, usagef("a client attests beside its certificate, which must come from somebody: --client-ca", "--verify on a server needs --client-ca")
+		}
+	}
+	if err := f.attestation(s); err != nil {
+		return nil, err
+	}
+	if f.keylog != "" {
+		file, err := os.OpenFile(f.keylog, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+		if err != nil {
+			return nil, usagef("", "--keylog: %w", err)
+		}
+		s.closers = append(s.closers, file)
+		s.config.KeyLogWriter = file
+	}
+	return s, nil
+}
+
+// identity loads the certificate and the key of this side.
+func (f *connFlags) identity(s *setup, server bool) error {
+	only := f.kind() == attestext.AttestationOnly && f.attest != ""
+	switch {
+	case f.cert != "" && f.key != "":
+		certPEM, err := readFile("cert", f.cert)
+		if err != nil {
+			return err
+		}
+		keyPEM, err := readFile("key", f.key)
+		if err != nil {
+			return err
+		}
+		cert, err := tls.X509KeyPair(certPEM, keyPEM)
+		if err != nil {
+			return &malformedError{fmt.Errorf("--cert and --key: %w", err)}
+		}
+		s.config.Certificates = []tls.Certificate{cert}
+	case f.cert != "":
+		return usagef("give both, or neither", "--cert without --key")
+	case f.key != "" && !only:
+		return usagef("give both, or neither", "--key without --cert")
+	case server && !only:
+		return usagef(`"atls demo --write DIR" makes a pair to try with`, "a server needs --cert and --key")
+	case !server && f.attest != "" && !only:
+		return usagef("a client attests beside its certificate", "--attest on a client needs --cert and --key")
+	}
+	return nil
+}
+
+// attestation fills in Config.Attestation, if either end is to attest.
+func (f *connFlags) attestation(s *setup) error {
+	if f.attest == "" && f.verify == "" {
+		return nil
+	}
+	formats, err := f.formats()
+	if err != nil {
+		return err
+	}
+	kinds := []attestext.CredentialKind{f.kind()}
+	a := &tls.AttestationConfig{
+		Credentials:          kinds,
+		PeerCredentials:      kinds,
+		Binding:              f.bindingRule(),
+		PeerBinding:          f.bindingRule(),
+		AllowAttestationOnly: f.allowAttestationOnly,
+		AttestTimeout:        f.timeout / 2,
+		VerifyTimeout:        f.timeout / 2,
+	}
+	if f.peer == "request" {
+		a.Peer = tls.RequestAttestation
+	}
+	if a.Attester, err = f.attester(s, formats); err != nil {
+		return err
+	}
+	if a.Verifier, err = f.verifier(s, formats); err != nil {
+		return err
+	}
+	if f.key != "" && a.Attester != nil && f.kind() == attestext.AttestationOnly {
+		if a.AttestedKey, err = readKey(f.key); err != nil {
+			return err
+		}
+	}
+	if f.codePoints != "" {
+		b, err := readFile("code-points", f.codePoints)
+		if err != nil {
+			return err
+		}
+		if a.CodePoints, err = attestext.ParseCodePoints(b); err != nil {
+			return &malformedError{fmt.Errorf("--code-points: %w", err)}
+		}
+	}
+	s.config.Attestation = a
+	return nil
+}
+
+// attester returns what --attest names, or nil.
+func (f *connFlags) attester(s *setup, formats []attestext.EvidenceFormat) (attestext.Attester, error) {
+	const hint = "this version has softtee:tdx and exec:COMMAND"
+	scheme, rest, _ := strings.Cut(f.attest, ":")
+	switch {
+	case f.attest == "":
+		return nil, nil
+	case f.attest == "softtee:tdx":
+		a := softtee.NewTDX(nil).Attester()
+		if len(formats) == 0 {
+			return a, nil
+		}
+		some := &someFormats{formats, a.Formats}
+		if err := some.check("--attest "+f.attest, f.kind()); err != nil {
+			return nil, err
+		}
+		return struct {
+			*someFormats
+			attesting
+		}{some, a}, nil
+	case scheme == "exec":
+		c, err := s.plugin("attest", rest, formats)
+		if err != nil {
+			return nil, err
+		}
+		return c, nil
+	case f.attest == "softtee:snp" || f.attest == "configfs" || scheme == "results":
+		return nil, usagef(hint, "--attest %s is not available in this version", f.attest)
+	}
+	return nil, usagef(hint, "--attest cannot be %q", f.attest)
+}
+
+// verifier returns what --verify names, or nil.
+func (f *connFlags) verifier(s *setup, formats []attestext.EvidenceFormat) (attestext.Verifier, error) {
+	const hint = "this version has local and exec:COMMAND"
+	scheme, rest, _ := strings.Cut(f.verify, ":")
+	switch {
+	case f.verify == "":
+		return nil, nil
+	case f.verify == "local":
+		v, err := localVerifier(f.trustRoots, f.collateral, f.policy)
+		if err != nil {
+			return nil, err
+		}
+		if len(formats) == 0 {
+			return v, nil
+		}
+		some := &someFormats{formats, v.Formats}
+		if err := some.check("--verify local", f.kind()); err != nil {
+			return nil, err
+		}
+		return struct {
+			*someFormats
+			appraising
+		}{some, v}, nil
+	case scheme == "exec":
+		c, err := s.plugin("verify", rest, formats)
+		if err != nil {
+			return nil, err
+		}
+		return c, nil
+	case scheme == "veraison" || f.verify == "results":
+		return nil, usagef(hint, "--verify %s is not available in this version", f.verify)
+	}
+	return nil, usagef(hint, "--verify cannot be %q", f.verify)
+}
+
+func (s *setup) plugin(flagName, line string, formats []attestext.EvidenceFormat) (*execplugin.Command, error) {
+	argv, err := execplugin.Split(line)
+	if err != nil {
+		return nil, usagef("the command is split into words as a shell would, and no shell is run", "--%s exec: %w", flagName, err)
+	}
+	c, err := execplugin.New(argv, formats...)
+	if err != nil {
+		return nil, usagef("", "--%s exec: %w", flagName, err)
+	}
+	s.plugins = append(s.plugins, c)
+	return c, nil
+}
+
+// attesting and appraising are the interfaces without Formats.
+type attesting interface {
+	Attest(context.Context, *attestext.AttestRequest) ([]byte, error)
+}
+
+type appraising interface {
+	Appraise(context.Context, *attestext.Evidence, *attestext.Challenge) (*attestext.Appraisal, error)
+}
+
+// someFormats narrows what an attester or verifier can do to what --evidence-type
+// names, in that order.
+type someFormats struct {
+	wanted    []attestext.EvidenceFormat
+	supported func(attestext.CredentialKind) []attestext.EvidenceFormat
+}
+
+// Formats returns the formats of kind that are both wanted and supported.
+func (s *someFormats) Formats(kind attestext.CredentialKind) []attestext.EvidenceFormat {
+	var formats []attestext.EvidenceFormat
+	for _, w := range s.wanted {
+		if slices.ContainsFunc(s.supported(kind), w.Matches) {
+			formats = append(formats, w)
+		}
+	}
+	return formats
+}
+
+// check reports a wanted format that is not supported.
+func (s *someFormats) check(who string, kind attestext.CredentialKind) error {
+	supported := s.supported(kind)
+	for _, w := range s.wanted {
+		if !slices.ContainsFunc(supported, w.Matches) {
+			var names []string
+			for _, f := range supported {
+				names = append(names, f.String())
+			}
+			return usagef("it has "+strings.Join(names, ", "), "%s does not know the evidence type %v with %v", who, w, kind)
+		}
+	}
+	return nil
+}
+
+// localVerifier returns a verifier made from files, each of which may be missing.
+func localVerifier(trustRoots, collateral, policyFile string) (*verifier.Local, error) {
+	v := &verifier.Local{Now: time.Now}
+	var err error
+	if trustRoots != "" {
+		if v.TDXRoots, err = readCertPool("trust-roots", trustRoots); err != nil {
+			return nil, err
+		}
+	}
+	if collateral != "" {
+		b, err := readFile("collateral", collateral)
+		if err != nil {
+			return nil, err
+		}
+		if v.TDXCollateral, err = tdx.ParseCollateral(b); err != nil {
+			return nil, &malformedError{fmt.Errorf("--collateral: %w", err)}
+		}
+	}
+	if policyFile != "" {
+		b, err := readFile("policy", policyFile)
+		if err != nil {
+			return nil, err
+		}
+		if v.Policy, err = policy.Parse(b); err != nil {
+			return nil, &malformedError{fmt.Errorf("--policy: %w", err)}
+		}
+	}
+	return v, nil
+}
+
+func readCertPool(flagName, path string) (*x509.CertPool, error) {
+	b, err := readFile(flagName, path)
+	if err != nil {
+		return nil, err
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(b) {
+		return nil, &malformedError{fmt.Errorf("--%s: no certificate in %s", flagName, path)}
+	}
+	return pool, nil
+}
+
+// readKey reads a private key in PKCS #8, SEC 1 or PKCS #1.
+func readKey(path string) (crypto.Signer, error) {
+	b, err := readFile("key", path)
+	if err != nil {
+		return nil, err
+	}
+	block, _ := pem.Decode(b)
+	if block == nil {
+		return nil, &malformedError{fmt.Errorf("--key: no PEM in %s", path)}
+	}
+	key, err := x509.ParsePKCS8PrivateKey(block.Bytes)
+	if err != nil {
+		if key, err = x509.ParseECPrivateKey(block.Bytes); err != nil {
+			key, err = x509.ParsePKCS1PrivateKey(block.Bytes)
+		}
+	}
+	if err != nil {
+		return nil, &malformedError{errors.New("--key: " + path + " holds no private key that can be read")}
+	}
+	signer, ok := key.(crypto.Signer)
+	if !ok {
+		return nil, &malformedError{fmt.Errorf("--key: a %T cannot sign", key)}
+	}
+	return signer, nil
+}

@@ -1,0 +1,317 @@
+package main
+
+import (
+	"bytes"
+	stdtls "crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/attestedtls/atls/attestext/softtee"
+	"github.com/attestedtls/atls/attestext/tsm"
+)
+
+type pair struct {
+	server, dialer exited
+	s, c           map[string]any
+}
+
+func connect(t *testing.T, serveArgs, dialArgs []string) pair {
+	t.Helper()
+	r := serve(t, append([]string{"--once"}, serveArgs...)...)
+	d := atls(t, "hello\n", append([]string{"dial", r.addr, "--json", "--ca", pki("ca.pem")}, dialArgs...)...)
+	p := pair{server: r.end(), dialer: d}
+	p.s, p.c = p.server.object(t), d.object(t)
+	return p
+}
+
+func (p pair) ok(t *testing.T) {
+	t.Helper()
+	if p.server.status != 0 || p.dialer.status != 0 || p.s["ok"] != true || p.c["ok"] != true {
+		t.Fatalf("server %d %s\ndialer %d %s", p.server.status, p.server.stdout, p.dialer.status, p.dialer.stdout)
+	}
+	if !strings.Contains(p.dialer.stderr, "hello\n") {
+		t.Errorf("the reply is %q", p.dialer.stderr)
+	}
+}
+
+func (p pair) same(t *testing.T, binder bool) {
+	t.Helper()
+	for _, name := range []string{"nonce", "binder", "evidence_type", "model", "credential", "binding", "version", "suite", "group", "mode"} {
+		if p.s[name] != p.c[name] {
+			t.Errorf("%s: server %v, client %v", name, p.s[name], p.c[name])
+		}
+	}
+	if p.c["nonce"] == nil || p.c["model"] != "background-check" || (p.c["binder"] != nil) != binder {
+		t.Errorf("nonce %v, binder %v, model %v", p.c["nonce"], p.c["binder"], p.c["model"])
+	}
+	if p.s["bytes_in"] != p.c["bytes_out"] || p.s["bytes_out"] != p.c["bytes_in"] {
+		t.Errorf("bytes: server %v/%v, client %v/%v", p.s["bytes_in"], p.s["bytes_out"], p.c["bytes_in"], p.c["bytes_out"])
+	}
+}
+
+func attested(t *testing.T, m map[string]any) {
+	t.Helper()
+	peer, _ := m["peer"].(map[string]any)
+	if peer == nil || peer["attested"] != true || peer["verdict"] != "affirming" || peer["claims"] == nil {
+		t.Errorf("peer is %v", m["peer"])
+	}
+}
+
+func TestAttestedConnections(t *testing.T) {
+	only := []string{"--credential", "attestation-only", "--allow-attestation-only"}
+	draft := []string{"--binding", "draft-08"}
+	softTEE := []string{"--attest", "softtee:tdx"}
+	attestExec, verifyExec := []string{"--attest", execCommand("attest")}, []string{"--verify", execCommand("verify")}
+	clientCA := []string{"--client-ca", pki("ca.pem")}
+	for _, c := range []struct {
+		name           string
+		serve, dial    []string
+		server, client bool // who attests
+		binder         bool
+	}{
+		{"server", args(identity(), softTEE), verifySoftTEE(), true, false, true},
+		{"server, draft-08", args(identity(), softTEE, draft), args(verifySoftTEE(), draft), true, false, true},
+		{"server, attestation-only", args(softTEE, only), args(verifySoftTEE(), only), true, false, true},
+		{"server, attestation-only, draft-08", args(softTEE, only, draft), args(verifySoftTEE(), only, draft), true, false, false},
+		{"client", args(identity(), clientCA, verifySoftTEE()), args(clientIdentity(), softTEE), false, true, true},
+		{"both", args(identity(), clientCA, verifySoftTEE(), softTEE), args(clientIdentity(), softTEE, verifySoftTEE()), true, true, true},
+		{"server, by command", args(identity(), attestExec), verifyExec, true, false, true},
+		{"server, attestation-only, by command", args(attestExec, only), args(verifyExec, only), true, false, true},
+		{"client, by command", args(identity(), clientCA, verifyExec), args(clientIdentity(), attestExec), false, true, true},
+		{"server, command attests and this program verifies", args(identity(), []string{"--attest", execCommand("quote")}), verifySoftTEE(), true, false, true},
+		{"server, type chosen", args(identity(), softTEE), args(verifySoftTEE(), []string{"--evidence-type", tsm.MediaTypeJSON}), true, false, true},
+		{"server, any type", args(identity(), softTEE), args(verifySoftTEE(), []string{"--evidence-type", "273"}), true, false, true},
+		{"server, content format by command", args(identity(), attestExec, []string{"--evidence-type", "application/x-test"}), args(verifyExec, []string{"--evidence-type", "65000", "--evidence-type", "application/x-test"}), true, false, true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			p := connect(t, c.serve, c.dial)
+			p.ok(t)
+			if c.name != "server, any type" { // one end knows what came of it
+				p.same(t, c.binder)
+			}
+			if c.server {
+				attested(t, p.c)
+			}
+			if c.client {
+				attested(t, p.s)
+			}
+			if p.s["self_attested"] != c.server || p.c["self_attested"] != c.client {
+				t.Errorf("self_attested: server %v, client %v", p.s["self_attested"], p.c["self_attested"])
+			}
+			if !c.client && p.s["peer"] != nil {
+				t.Errorf("server says of a client that it did not ask: %v", p.s["peer"])
+			}
+			if p.c["tickets_received"] != 0.0 {
+				t.Errorf("%v tickets", p.c["tickets_received"])
+			}
+		})
+	}
+}
+
+func TestRefusedConnections(t *testing.T) {
+	softTEE := []string{"--attest", "softtee:tdx"}
+	write := func(name string, b []byte) string {
+		path := filepath.Join(t.TempDir(), name)
+		if err := os.WriteFile(path, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	otherRoots := write("roots.pem", softtee.NewTDX(&softtee.TDXOptions{Seed: "other"}).RootsPEM())
+	otherPolicy := write("policy.json", fmt.Appendf(nil, `{"tdx": {"mrtd": ["%096x"]}}`, 1))
+	short := []string{"--timeout", "1s"}
+	for _, c := range []struct {
+		name        string
+		serve, dial []string
+		alert       float64
+		byServer    bool
+		stage       string
+		status      int // of the end that refuses
+		peerStatus  int
+		say         []string // in the error of the end that refuses
+	}{
+		{"bindings differ", args(identity(), softTEE, []string{"--binding", "draft-08"}), verifySoftTEE(),
+			42, false, "appraise", 3, 3, []string{"hardened", "draft-08"}},
+		{"bindings differ, the other way", args(identity(), softTEE), args(verifySoftTEE(), []string{"--binding", "draft-08"}),
+			42, false, "appraise", 3, 3, []string{"hardened", "draft-08"}},
+		{"other roots", args(identity(), softTEE), []string{"--verify", "local", "--trust-roots", otherRoots, "--collateral", pki("collateral.json")},
+			42, false, "appraise", 3, 3, nil},
+		{"Intel's roots", args(identity(), softTEE), []string{"--verify", "local", "--collateral", pki("collateral.json")},
+			42, false, "appraise", 3, 3, nil},
+		{"no collateral", args(identity(), softTEE), []string{"--verify", "local", "--trust-roots", pki("trust-roots.pem")},
+			80, false, "appraise", 3, 3, []string{"collateral"}},
+		{"other measurement", args(identity(), softTEE), []string{"--verify", "local", "--trust-roots", pki("trust-roots.pem"), "--collateral", pki("collateral.json"), "--policy", otherPolicy},
+			49, false, "appraise", 4, 4, []string{"mrtd"}},
+		{"malformed", args(identity(), []string{"--attest", execCommand("send", "ff")}), verifySoftTEE(),
+			50, false, "appraise", 2, 2, nil},
+		{"server does not attest", identity(), verifySoftTEE(), 109, false, "negotiate", 3, 3, []string{"does not attest"}},
+		{"client does not attest", args(identity(), []string{"--client-ca", pki("ca.pem")}, verifySoftTEE()), clientIdentity(),
+			109, true, "negotiate", 3, 3, nil},
+		{"no type in common", args(identity(), softTEE), []string{"--verify", execCommand("verify"), "--evidence-type", "text/plain"},
+			224, true, "negotiate", 3, 3, nil},
+		{"client's bindings differ", args(identity(), []string{"--client-ca", pki("ca.pem")}, verifySoftTEE()), args(clientIdentity(), softTEE, []string{"--binding", "draft-08"}),
+			42, true, "appraise", 3, 3, []string{"hardened", "draft-08"}},
+		{"attester fails", args(identity(), []string{"--attest", execCommand("fail")}), verifySoftTEE(),
+			80, true, "attest", 3, 3, []string{"the TEE is gone"}},
+		{"attester is late", args(identity(), []string{"--attest", execCommand("hang")}, short), verifySoftTEE(),
+			80, true, "attest", 3, 3, nil},
+		{"attester is not there", args(identity(), []string{"--attest", "exec:/nonexistent/attester"}), verifySoftTEE(),
+			80, true, "attest", 3, 3, nil},
+		{"verifier fails", args(identity(), softTEE), []string{"--verify", execCommand("fail")},
+			80, false, "appraise", 3, 3, []string{"the TEE is gone"}},
+		{"verifier is late", args(identity(), softTEE), args([]string{"--verify", execCommand("hang")}, short),
+			80, false, "appraise", 3, 3, nil},
+		{"verifier says binding", args(identity(), softTEE), []string{"--verify", execCommand("refuse", "binding")},
+			42, false, "appraise", 3, 3, []string{"not today"}},
+		{"verifier says signature", args(identity(), softTEE), []string{"--verify", execCommand("refuse", "signature")},
+			42, false, "appraise", 3, 3, []string{"not today"}},
+		{"verifier says policy", args(identity(), softTEE), []string{"--verify", execCommand("refuse", "policy")},
+			49, false, "appraise", 4, 4, []string{"not today"}},
+		{"verifier says malformed", args(identity(), softTEE), []string{"--verify", execCommand("refuse", "malformed")},
+			50, false, "appraise", 2, 2, []string{"not today"}},
+		{"other name", args(identity(), softTEE), args(verifySoftTEE(), []string{"--servername", "other.example"}),
+			42, false, "certificate", 3, 3, []string{"other.example"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			p := connect(t, c.serve, c.dial)
+			refusing, refused, m, peer := p.dialer, p.server, p.c, p.s
+			if c.byServer {
+				refusing, refused, m, peer = p.server, p.dialer, p.s, p.c
+			}
+			if m["ok"] != false || m["stage"] != c.stage || m["alert_sent"] != c.alert || m["alert_received"] != nil {
+				t.Errorf("refusing end: %s", refusing.stdout)
+			}
+			if peer["ok"] != false || peer["stage"] != "handshake" || peer["alert_received"] != c.alert || peer["alert_sent"] != nil {
+				t.Errorf("refused end: %s", refused.stdout)
+			}
+			if refusing.status != c.status || refused.status != c.peerStatus {
+				t.Errorf("status %d, of the other end %d", refusing.status, refused.status)
+			}
+			text, _ := m["error"].(string)
+			for _, say := range c.say {
+				if !strings.Contains(text, say) {
+					t.Errorf("error %q does not say %q", text, say)
+				}
+			}
+			if !strings.Contains(refusing.stderr, "atls: error: ") {
+				t.Errorf("standard error is %q", refusing.stderr)
+			}
+			if who, ok := m["peer"].(map[string]any); ok && (who["attested"] != false || who["verdict"] == "affirming") {
+				t.Errorf("peer is %v", who)
+			}
+			if strings.Contains(p.dialer.stderr, "hello") {
+				t.Error("application data moved")
+			}
+		})
+	}
+}
+
+func TestConnectionsWithoutAttestation(t *testing.T) {
+	for _, mode := range [][]string{nil, {"--mode", "none"}} {
+		p := connect(t, args(identity(), mode), mode)
+		p.ok(t)
+		for _, m := range []map[string]any{p.s, p.c} {
+			if m["nonce"] != nil || m["binder"] != nil || m["peer"] != nil || m["self_attested"] != false || m["evidence_type"] != nil || m["model"] != nil {
+				t.Errorf("%v", m)
+			}
+		}
+	}
+	p := connect(t, args(identity(), []string{"--client-ca", pki("ca.pem")}), nil)
+	if p.server.status != 3 || p.s["alert_sent"] != 116.0 || p.c["alert_received"] != 116.0 {
+		t.Errorf("client without a certificate: %s%s", p.server.stdout, p.dialer.stdout)
+	}
+	connect(t, args(identity(), []string{"--client-ca", pki("ca.pem")}), clientIdentity()).ok(t)
+}
+
+func TestRequestedEvidenceMayBeMissing(t *testing.T) {
+	p := connect(t, identity(), args(verifySoftTEE(), []string{"--peer", "request"}))
+	p.ok(t)
+	if peer := p.c["peer"].(map[string]any); peer["attested"] != false || peer["verdict"] != "none" {
+		t.Errorf("peer is %v", peer)
+	}
+}
+
+func TestCodePointsAndKeyLog(t *testing.T) {
+	dir := t.TempDir()
+	points, keylog := filepath.Join(dir, "points.json"), filepath.Join(dir, "keys")
+	if err := os.WriteFile(points, []byte(`{"evidence_request": 65450, "attestation_evidence": 65451}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	serveArgs := args(identity(), []string{"--attest", "softtee:tdx", "--code-points", points})
+	connect(t, serveArgs, args(verifySoftTEE(), []string{"--code-points", points, "--keylog", keylog})).ok(t)
+	if b, err := os.ReadFile(keylog); err != nil || !bytes.Contains(b, []byte("CLIENT_TRAFFIC_SECRET_0 ")) {
+		t.Errorf("key log: %q, %v", b, err)
+	}
+	if p := connect(t, serveArgs, verifySoftTEE()); p.c["alert_sent"] != 109.0 {
+		t.Errorf("other code points: %s", p.dialer.stdout)
+	}
+}
+
+func TestNobodyAnswers(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.Close()
+	e := atls(t, "hello\n", "dial", l.Addr().String(), "--json")
+	if m := e.object(t); e.status != 5 || m["ok"] != false || m["error"] == nil || m["stage"] != nil {
+		t.Errorf("status %d: %s", e.status, e.stdout)
+	}
+}
+
+func TestTextGoesToPeople(t *testing.T) {
+	r := serve(t, args(identity(), []string{"--once", "--attest", "softtee:tdx"})...)
+	e := atls(t, "hello\n", append([]string{"dial", "--ca", pki("ca.pem"), r.addr}, verifySoftTEE()...)...)
+	if e.status != 0 || e.stdout != "hello\n" || !strings.Contains(e.stderr, "verdict        affirming") {
+		t.Errorf("status %d, standard output %q, standard error %q", e.status, e.stdout, e.stderr)
+	}
+	r.end()
+}
+
+func TestInterruptEndsServe(t *testing.T) {
+	r := serve(t, identity()...)
+	if e := atls(t, "hello\n", "dial", r.addr, "--ca", pki("ca.pem")); e.status != 0 {
+		t.Fatal(e.stderr)
+	}
+	idle, err := net.Dial("tcp", r.addr) // one that never speaks does not hold it up
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer idle.Close()
+	start := time.Now()
+	r.stop()
+	if e := r.end(); e.status != 0 || time.Since(start) > 10*time.Second {
+		t.Errorf("status %d after %v: %s", e.status, time.Since(start), e.stderr)
+	}
+}
+
+func TestPageSaysWhatWasFound(t *testing.T) {
+	r := serve(t, append(identity(), "--http", "--once")...)
+	roots := x509.NewCertPool()
+	b, err := os.ReadFile(pki("ca.pem"))
+	if err != nil || !roots.AppendCertsFromPEM(b) {
+		t.Fatal("no roots")
+	}
+	client := &http.Client{Timeout: testTimeout, Transport: &http.Transport{TLSClientConfig: &stdtls.Config{RootCAs: roots}}}
+	resp, err := client.Get("https://" + r.addr + "/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil || resp.StatusCode != 200 || !bytes.Contains(body, []byte("was not asked to attest")) {
+		t.Errorf("%v %s %s", err, resp.Status, body)
+	}
+	client.CloseIdleConnections()
+	if e := r.end(); e.status != 0 {
+		t.Error(e.stderr)
+	}
+}

@@ -1,0 +1,108 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+
+	"github.com/attestedtls/atls/tls"
+)
+
+const dialUsage = `Usage:
+    atls dial HOST:PORT [FLAGS]
+
+Sends standard input to the peer and writes the reply to standard output, and
+something about the connection to standard error. With --json, that is an object on
+standard output, and the reply goes to standard error.
+
+Nothing is sent before the peer has been appraised, if --verify is given.
+
+Examples:
+    $ echo hello | atls dial localhost:4433 --ca pki/ca.pem --verify local \
+        --trust-roots pki/trust-roots.pem --collateral pki/collateral.json --policy pki/policy.json
+    $ atls dial localhost:4433 --ca pki/ca.pem --verify "exec:./my-verifier --strict"
+` + sharedUsage
+
+func runDial(ctx context.Context, env *environment, args []string) error {
+	var f connFlags
+	fs := newFlagSet("dial")
+	f.register(fs)
+	rest, err := parseArgs(fs, args, 1, dialUsage)
+	if err != nil {
+		return err
+	}
+	host, _, err := net.SplitHostPort(rest[0])
+	if err != nil {
+		return usagef("for example localhost:4433", "where to dial: %w", err)
+	}
+	setup, err := f.setup(false)
+	if err != nil {
+		return err
+	}
+	defer setup.close()
+	if setup.config.ServerName == "" {
+		setup.config.ServerName = host
+	}
+	r := dial(ctx, &f, setup.config, rest[0], env)
+	if f.json {
+		err = (&lineWriter{w: env.stdout}).object(r)
+	} else {
+		r.text(env.stderr)
+	}
+	if r.err != nil {
+		env.printError(r.err)
+		return &reportedError{r.err}
+	}
+	return err
+}
+
+// dial connects, moves the data, and says how it went.
+func dial(ctx context.Context, f *connFlags, config *tls.Config, addr string, env *environment) *report {
+	raw, err := (&net.Dialer{Timeout: f.timeout}).DialContext(ctx, "tcp", addr)
+	if err != nil {
+		return unconnected(f, addr, err)
+	}
+	s := newSession(raw, func(c net.Conn) *tls.Conn { return tls.Client(c, config) })
+	defer context.AfterFunc(ctx, func() { raw.Close() })()
+	err = s.shake(ctx, f.timeout)
+	if err == nil {
+		reply := env.stdout
+		if f.json {
+			reply = env.stderr
+		}
+		err = s.converse(env.stdin, reply)
+	}
+	s.close(err)
+	return s.report(f, err)
+}
+
+// converse sends stdin to the peer, and copies what the peer says to reply until
+// it has nothing more to say. It does not wait for stdin, which may be a terminal.
+func (s *session) converse(stdin io.Reader, reply io.Writer) error {
+	sent := make(chan error, 1)
+	go func() {
+		_, err := io.Copy(s.conn, stdin)
+		if err == nil {
+			err = s.conn.CloseWrite()
+		}
+		sent <- err
+	}()
+	_, err := io.Copy(reply, readerOnly{s})
+	if err != nil {
+		return err
+	}
+	select {
+	case err := <-sent:
+		// The peer closed first: what could not be sent is not an error of its own.
+		if errors.Is(err, net.ErrClosed) {
+			return nil
+		}
+		return err
+	default:
+		return nil
+	}
+}
+
+// readerOnly hides what a session can do beside reading.
+type readerOnly struct{ io.Reader }

@@ -1,0 +1,226 @@
+package main
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/attestedtls/atls/attestext"
+)
+
+// sharedUsage is about the flags that serve and dial share.
+const sharedUsage = `
+Flags:
+    --cert FILE, --key FILE     certificate chain and key in PEM; on dial, the client's.
+                                With --credential attestation-only, --key alone is the
+                                attested key; without it there is a new one each time
+    --ca FILE                   authorities that the server's certificate may come
+                                from, in PEM (dial; default the system's)
+    --client-ca FILE            the same for client certificates (serve)
+    --servername NAME           name to ask for (dial; default the host)
+    --mode MODE                 tls-attest (default), or none: TLS 1.3 alone
+    --carriage HOW              auto (default), leading, post-handshake; has no effect
+                                in these modes
+    --credential KIND           x509 (default): evidence beside a certificate, or
+                                attestation-only: in place of one
+    --allow-attestation-only    needed for that, because evidence alone does not say
+                                which of all genuine machines answers
+    --binding RULE              hardened (default) or draft-08; alike on both ends
+    --attest TEE                attest to the peer: softtee:tdx (proves nothing, for
+                                trying things out) or exec:COMMAND
+    --verify HOW                have the peer attest, and appraise it: local or
+                                exec:COMMAND
+    --peer POLICY               require (default) or request evidence; with --verify
+    --evidence-type TYPE        media type or content format number; repeatable, in
+                                order of preference. The default for exec: is
+                                application/vnd.veraison.tsm-report+cbor, or
+                                with attestation-only the bundle of a KAT and a PAT
+    --policy FILE               what --verify local accepts; without one, any genuine
+                                and current TEE, with the verdict "warning"
+    --trust-roots FILE          roots of the peer's TEE in PEM (default Intel's)
+    --collateral FILE           what the TEE's manufacturer says of its platforms, JSON
+    --code-points FILE          extension and alert numbers, JSON
+    --keylog FILE               append the connection's secrets, as SSLKEYLOGFILE
+    --timeout DURATION          bound on a handshake (default 20s); an attester or
+                                verifier gets half of it
+    --once                      end after one connection, with its status (serve)
+    --json                      one JSON object per connection on standard output
+`
+
+// connFlags are the flags that serve and dial share, checked.
+type connFlags struct {
+	cert, key, ca, clientCA, serverName string
+
+	mode, carriage, credential, binding, peer string
+
+	allowAttestationOnly           bool
+	attest, verify                 string
+	evidenceTypes, verifierIDs     []string
+	policy, trustRoots, collateral string
+	codePoints, keylog             string
+	timeout                        time.Duration
+	once, json                     bool
+}
+
+// newFlagSet returns a set that says nothing by itself.
+func newFlagSet(name string) *flag.FlagSet {
+	fs := flag.NewFlagSet(name, flag.ContinueOnError)
+	fs.SetOutput(io.Discard)
+	fs.Usage = func() {}
+	return fs
+}
+
+// parseArgs parses flags and arguments, in any order, and returns the arguments, of
+// which there must be n. "--" ends the flags.
+func parseArgs(fs *flag.FlagSet, args []string, n int, usage string) ([]string, error) {
+	fail := func(err error) ([]string, error) {
+		return nil, &usageError{err: err, show: usage}
+	}
+	var rest []string
+	for len(args) > 0 {
+		before := args
+		if err := fs.Parse(args); err != nil {
+			if errors.Is(err, flag.ErrHelp) {
+				err = errors.New("help for " + fs.Name() + " follows")
+			}
+			return fail(err)
+		}
+		args = fs.Args()
+		if i := len(before) - len(args) - 1; i >= 0 && before[i] == "--" {
+			rest = append(rest, args...)
+			break
+		}
+		if len(args) > 0 {
+			rest, args = append(rest, args[0]), args[1:]
+		}
+	}
+	if len(rest) != n {
+		return fail(fmt.Errorf("%s takes %d arguments beside its flags, got %d", fs.Name(), n, len(rest)))
+	}
+	return rest, nil
+}
+
+func (f *connFlags) register(fs *flag.FlagSet) {
+	appendTo := func(list *[]string) func(string) error {
+		return func(s string) error { *list = append(*list, s); return nil }
+	}
+	fs.StringVar(&f.cert, "cert", "", "")
+	fs.StringVar(&f.key, "key", "", "")
+	fs.StringVar(&f.ca, "ca", "", "")
+	fs.StringVar(&f.clientCA, "client-ca", "", "")
+	fs.StringVar(&f.serverName, "servername", "", "")
+	fs.StringVar(&f.mode, "mode", "tls-attest", "")
+	fs.StringVar(&f.carriage, "carriage", "auto", "")
+	fs.StringVar(&f.credential, "credential", "x509", "")
+	fs.BoolVar(&f.allowAttestationOnly, "allow-attestation-only", false, "")
+	fs.StringVar(&f.binding, "binding", "hardened", "")
+	fs.StringVar(&f.attest, "attest", "", "")
+	fs.StringVar(&f.verify, "verify", "", "")
+	fs.StringVar(&f.peer, "peer", "", "")
+	fs.Func("evidence-type", "", appendTo(&f.evidenceTypes))
+	fs.Func("verifier-id", "", appendTo(&f.verifierIDs))
+	fs.StringVar(&f.policy, "policy", "", "")
+	fs.StringVar(&f.trustRoots, "trust-roots", "", "")
+	fs.StringVar(&f.collateral, "collateral", "", "")
+	fs.StringVar(&f.codePoints, "code-points", "", "")
+	fs.StringVar(&f.keylog, "keylog", "", "")
+	fs.DurationVar(&f.timeout, "timeout", 20*time.Second, "")
+	fs.BoolVar(&f.once, "once", false, "")
+	fs.BoolVar(&f.json, "json", false, "")
+}
+
+// check reports values that do not exist or do not go together. A flag that would
+// have no effect on what is verified is refused, lest somebody rely on it.
+func (f *connFlags) check() error {
+	for _, v := range []struct {
+		flag, value string
+		allowed     []string
+		notYet      []string
+	}{
+		{"mode", f.mode, []string{"tls-attest", "none"}, []string{"post-handshake", "combined", "early"}},
+		{"carriage", f.carriage, []string{"auto", "leading", "post-handshake"}, nil},
+		{"credential", f.credential, []string{"x509", "attestation-only"}, nil},
+		{"binding", f.binding, []string{"hardened", "draft-08"}, nil},
+		{"peer", f.peer, []string{"", "require", "request"}, nil},
+	} {
+		if slices.Contains(v.notYet, v.value) {
+			return usagef("", "--%s %s is not available yet", v.flag, v.value)
+		}
+		if !slices.Contains(v.allowed, v.value) {
+			want := slices.DeleteFunc(v.allowed, func(s string) bool { return s == "" })
+			return usagef("it can be "+strings.Join(want, " or "), "--%s cannot be %q", v.flag, v.value)
+		}
+	}
+	switch {
+	case f.kind() == attestext.AttestationOnly && !f.allowAttestationOnly:
+		return usagef("evidence without a certificate does not say which of all genuine machines answers; --allow-attestation-only accepts that",
+			"--credential attestation-only without --allow-attestation-only")
+	case f.mode == "none" && (f.attest != "" || f.verify != ""):
+		return usagef("leave --mode out", "--mode none goes with neither --attest nor --verify")
+	case f.peer != "" && f.verify == "":
+		return usagef("--verify says how to appraise the peer", "--peer %s has no effect without --verify", f.peer)
+	case f.verify != "local" && f.policy+f.trustRoots+f.collateral != "":
+		return usagef("they are for --verify local", "--policy, --trust-roots and --collateral have no effect here, and the peer would not be held to them")
+	case len(f.verifierIDs) > 0:
+		return usagef("", "--verifier-id is for the passport model, which is not available in this version")
+	case len(f.evidenceTypes) > 0 && f.attest == "" && f.verify == "":
+		return usagef("", "--evidence-type has no effect without --attest or --verify")
+	case f.timeout <= 0:
+		return usagef("", "--timeout must be positive")
+	}
+	return nil
+}
+
+func (f *connFlags) kind() attestext.CredentialKind {
+	if f.credential == "attestation-only" {
+		return attestext.AttestationOnly
+	}
+	return attestext.CertAttestation
+}
+
+func (f *connFlags) bindingRule() attestext.Binding {
+	if f.binding == "draft-08" {
+		return attestext.BindingDraft08
+	}
+	return attestext.BindingHardened
+}
+
+// formats returns the formats that --evidence-type names.
+func (f *connFlags) formats() ([]attestext.EvidenceFormat, error) {
+	var formats []attestext.EvidenceFormat
+	for _, s := range f.evidenceTypes {
+		if n, err := strconv.ParseUint(s, 10, 16); err == nil {
+			formats = append(formats, attestext.EvidenceFormat{ContentFormat: uint16(n)})
+			continue
+		}
+		if !strings.Contains(s, "/") {
+			return nil, usagef("give a media type such as application/eat+cwt, or a number up to 65535", "--evidence-type cannot be %q", s)
+		}
+		formats = append(formats, attestext.EvidenceFormat{MediaType: s})
+	}
+	return formats, nil
+}
+
+// readFile reads a file that a flag names, up to a bound.
+func readFile(flagName, path string) ([]byte, error) {
+	const maxFile = 4 << 20
+	file, err := os.Open(path)
+	if err != nil {
+		return nil, usagef("check the path", "--%s: %w", flagName, err)
+	}
+	defer file.Close()
+	b, err := io.ReadAll(io.LimitReader(file, maxFile+1))
+	if err != nil {
+		return nil, usagef("", "--%s: %w", flagName, err)
+	}
+	if len(b) > maxFile {
+		return nil, &malformedError{fmt.Errorf("--%s: %s has more than %d bytes", flagName, path, maxFile)}
+	}
+	return b, nil
+}

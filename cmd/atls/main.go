@@ -1,0 +1,105 @@
+// Command atls speaks TLS with remote attestation: it serves, dials, and looks into
+// evidence. Run it without arguments for its usage; "atls demo" shows what it is
+// about.
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	context.AfterFunc(ctx, stop) // a second interrupt ends the process at once
+	os.Exit(run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+}
+
+const usage = `Usage:
+    atls demo [--write DIR] [--json]
+    atls serve --cert FILE --key FILE [--attest TEE] [--listen ADDR] [FLAGS]
+    atls dial HOST:PORT [--ca FILE] [--verify local [--policy FILE]] [FLAGS]
+
+Examples:
+    $ atls demo
+    $ atls demo --write pki
+    $ atls serve --cert pki/cert.pem --key pki/key.pem --attest softtee:tdx
+    $ echo hello | atls dial localhost:4433 --ca pki/ca.pem --verify local \
+        --trust-roots pki/trust-roots.pem --collateral pki/collateral.json --policy pki/policy.json
+
+Commands:
+    demo       an attested handshake on loopback, told step by step
+    serve      a server that echoes what it is sent
+    dial       a client: standard input to the peer, the reply to standard output
+
+"atls help COMMAND" lists the flags of a command. With --json, standard output has
+one JSON object per line and nothing else.
+
+Exit status: 0 ok, 1 usage, 2 malformed input, 3 verification failed, 4 refused by
+policy, 5 network.
+`
+
+// An environment is what a command runs in.
+type environment struct {
+	stdin          io.Reader
+	stdout, stderr io.Writer
+}
+
+// A command is a subcommand. run gets the arguments behind its name.
+type command struct {
+	usage string
+	run   func(ctx context.Context, env *environment, args []string) error
+}
+
+// commands is filled in by init, since help refers to it.
+var commands map[string]*command
+
+func init() {
+	commands = map[string]*command{
+		"demo":  {demoUsage, runDemo},
+		"serve": {serveUsage, runServe},
+		"dial":  {dialUsage, runDial},
+	}
+}
+
+// notYet are the commands that the documentation names and this version lacks.
+var notYet = map[string]bool{"proxy": true, "verifier": true, "attack": true, "compare": true, "interop": true}
+
+// run is main without the process: it returns the exit status.
+func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	env := &environment{stdin, stdout, stderr}
+	if len(args) == 0 {
+		fmt.Fprint(stderr, usage)
+		return statusUsage
+	}
+	name, args := args[0], args[1:]
+	if name == "help" || name == "-h" || name == "-help" || name == "--help" {
+		return help(env, args)
+	}
+	cmd := commands[name]
+	if cmd == nil {
+		err := usagef(`"atls help" lists the commands`, "unknown command %q", name)
+		if notYet[name] {
+			err = usagef(`"atls help" lists the commands`, "%q is not in this version", name)
+		}
+		return env.fail(err)
+	}
+	return env.fail(cmd.run(ctx, env, args))
+}
+
+// help prints the usage, of a command if one is named. Nothing was done, so the
+// status is that of a usage error.
+func help(env *environment, args []string) int {
+	text := usage
+	if len(args) > 0 {
+		cmd := commands[args[0]]
+		if cmd == nil {
+			return env.fail(usagef(`"atls help" lists the commands`, "no help for %q", args[0]))
+		}
+		text = cmd.usage
+	}
+	fmt.Fprint(env.stderr, text)
+	return statusUsage
+}

@@ -1,0 +1,331 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/attestedtls/atls/attestext"
+	"github.com/attestedtls/atls/attestext/cmw"
+	"github.com/attestedtls/atls/attestext/softtee"
+	"github.com/attestedtls/atls/attestext/tsm"
+)
+
+// The test binary is the command of exec: flags as well.
+
+func TestMain(m *testing.M) {
+	if len(os.Args) > 2 && os.Args[1] == "as-command" {
+		os.Exit(asCommand(os.Args[2], os.Args[3:]))
+	}
+	os.Setenv("GORACE", "atexit_sleep_ms=0") // under -race a process waits a second before it exits
+	status := m.Run()
+	if pkiDir != "" {
+		os.RemoveAll(pkiDir)
+	}
+	os.Exit(status)
+}
+
+// asCommand is an attester or a verifier of evidence that is a JSON object, signed by
+
+// nobody.
+
+func asCommand(what string, args []string) int {
+	var in struct {
+		Type       string
+		ReportData []byte `json:"report_data"`
+		Challenge  []byte
+		SPKI       []byte
+		CMW        []byte
+	}
+	if json.NewDecoder(os.Stdin).Decode(&in) != nil {
+		return 1
+	}
+	answer := func(v any) int {
+		if json.NewEncoder(os.Stdout).Encode(v) != nil {
+			return 1
+		}
+		return 0
+	}
+	type evidence struct{ ReportData, Challenge, Key []byte }
+	switch what {
+	case "attest":
+		b, _ := json.Marshal(evidence{in.ReportData, in.Challenge, in.SPKI})
+		w, err := (&cmw.Record{Format: attestext.EvidenceFormat{MediaType: in.Type}, Value: b}).CBOR()
+		if err != nil {
+			return 1
+		}
+		return answer(map[string]any{"cmw": w})
+	case "quote": // as the software TEE would
+		var rd [attestext.ReportDataSize]byte
+		copy(rd[:], in.ReportData)
+		report, err := softtee.NewTDX(nil).Report(context.Background(), rd)
+		if err != nil {
+			return 1
+		}
+		b, _ := report.CBOR()
+		w, err := (&cmw.Record{Format: tsm.FormatCBOR, Value: b}).CBOR()
+		if err != nil {
+			return 1
+		}
+		return answer(map[string]any{"cmw": w})
+	case "send": // its argument, whatever that is
+		b, _ := hex.DecodeString(args[0])
+		return answer(map[string]any{"cmw": b})
+	case "verify":
+		w, err := cmw.Parse(in.CMW)
+		if err != nil {
+			return 1
+		}
+		_, b, err := w.Evidence()
+		var ev evidence
+		if err != nil || json.Unmarshal(b, &ev) != nil {
+			return 1
+		}
+		ok := bytes.Equal(ev.Challenge, in.Challenge) && (in.ReportData == nil || bytes.Equal(ev.ReportData, in.ReportData))
+		return answer(map[string]any{"ok": ok, "class": "binding", "reason": "other challenge", "key": ev.Key, "claims": map[string]any{"who": "test"}})
+	case "refuse":
+		return answer(map[string]any{"ok": false, "class": args[0], "reason": "not today"})
+	case "fail":
+		fmt.Fprintln(os.Stderr, "the TEE is gone")
+		return 1
+	case "hang":
+		time.Sleep(time.Hour)
+	}
+	return 0
+}
+
+// execCommand returns the value of an exec: flag that runs asCommand.
+
+func execCommand(args ...string) string {
+	line := "exec:" + quoteWord(os.Args[0]) + " as-command"
+	for _, a := range args {
+		line += " " + quoteWord(a)
+	}
+	return line
+}
+
+func quoteWord(s string) string { return "'" + s + "'" }
+
+var pkiDir string
+
+// pki returns the path of a file that demo --write makes.
+
+var pki = func() func(string) string {
+	write := sync.OnceFunc(func() {
+		dir, err := os.MkdirTemp("", "atls-test-")
+		if err != nil {
+			panic(err)
+		}
+		pkiDir = dir
+		files, err := demoFiles(time.Now())
+		if err == nil {
+			err = writeDemoFiles(dir, files)
+		}
+		if err != nil {
+			panic(err)
+		}
+	})
+	return func(name string) string {
+		write()
+		return filepath.Join(pkiDir, name)
+	}
+}()
+
+func identity() []string { return []string{"--cert", pki("cert.pem"), "--key", pki("key.pem")} }
+
+func clientIdentity() []string {
+	return []string{"--cert", pki("client-cert.pem"), "--key", pki("client-key.pem")}
+}
+
+func verifySoftTEE() []string {
+	return []string{"--verify", "local", "--trust-roots", pki("trust-roots.pem"), "--collateral", pki("collateral.json"), "--policy", pki("policy.json")}
+}
+
+func args(lists ...[]string) []string { return slices.Concat(lists...) }
+
+// exited is what run left.
+
+type exited struct {
+	status         int
+	stdout, stderr string
+}
+
+const testTimeout = time.Minute
+
+func atls(t testing.TB, stdin string, args ...string) exited {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), testTimeout)
+	defer cancel()
+	var out, errs bytes.Buffer
+	status := run(ctx, args, strings.NewReader(stdin), &out, &errs)
+	if ctx.Err() != nil {
+		t.Fatalf("atls %v hangs; it said %s%s", args, &out, &errs)
+	}
+	return exited{status, out.String(), errs.String()}
+}
+
+// A running is atls serve in the background.
+
+type running struct {
+	addr string
+	stop context.CancelFunc
+	end  func() exited
+}
+
+// serve starts atls serve --json with args on a free port.
+
+func serve(t testing.TB, args ...string) *running {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), testTimeout)
+	var stdout bytes.Buffer
+	stderr, errPipe := io.Pipe()
+	done := make(chan int, 1)
+	go func() {
+		done <- run(ctx, append([]string{"serve", "--json", "--listen", "127.0.0.1:0"}, args...), strings.NewReader(""), &stdout, errPipe)
+		errPipe.Close()
+	}()
+	errs := bufio.NewReader(stderr)
+	line, err := errs.ReadString('\n')
+	addr, ok := strings.CutPrefix(strings.TrimSpace(line), "listening on ")
+	if !ok {
+		rest, _ := io.ReadAll(errs)
+		cancel()
+		t.Fatalf("atls serve %v: %v: %s%s", args, err, line, rest)
+	}
+	rest := make(chan string, 1)
+	go func() {
+		b, _ := io.ReadAll(errs)
+		rest <- string(b)
+	}()
+	r := &running{addr: addr, stop: cancel}
+	r.end = sync.OnceValue(func() exited {
+		e := exited{status: <-done, stderr: <-rest}
+		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+			t.Errorf("atls serve %v hangs", args)
+		}
+		cancel()
+		e.stdout = stdout.String()
+		return e
+	})
+	t.Cleanup(func() { cancel(); r.end() })
+	return r
+}
+
+// object decodes the one JSON object that stdout must be, and checks that it has the
+
+// members of the contract.
+
+func (e exited) object(t testing.TB) map[string]any {
+	t.Helper()
+	if strings.Count(e.stdout, "\n") != 1 {
+		t.Fatalf("standard output is not one line: %q; standard error: %s", e.stdout, e.stderr)
+	}
+	var m map[string]any
+	if err := json.Unmarshal([]byte(e.stdout), &m); err != nil {
+		t.Fatal(err)
+	}
+	want := strings.Fields(`ok error stage alert_sent alert_received version suite group resumed tickets_received hello_retry
+		mode credential binding evidence_type model nonce binder peer self_attested handshake_us bytes_in bytes_out`)
+	if got := slices.Sorted(maps.Keys(m)); !slices.Equal(got, slices.Sorted(slices.Values(want))) {
+		t.Fatalf("members are %q", got)
+	}
+	return m
+}
+
+// A pair is what both ends of one connection said.
+
+// same checks that both ends say the same of what was attested.
+
+// Stock peers know nothing of attestation: they connect where nobody requires it,
+
+// and are refused where somebody does.
+
+// stopper calls stop once text has been written.
+
+// A mistake is a command line that must fail, with a status and a word about it.
+type mistake struct {
+	args   []string
+	status int
+	say    string
+}
+
+func checkMistakes(t *testing.T, mistakes []mistake) {
+	t.Helper()
+	for _, c := range mistakes {
+		e := atls(t, "", c.args...)
+		if e.status != c.status || e.stdout != "" || !strings.Contains(e.stderr, c.say) {
+			t.Errorf("atls %q: status %d, want %d with %q; standard output %q, standard error %q", c.args, e.status, c.status, c.say, e.stdout, e.stderr)
+		}
+	}
+}
+
+func TestMistakesOnTheCommandLine(t *testing.T) {
+	id := identity()
+	checkMistakes(t, []mistake{
+		{nil, 1, "Usage:"},
+		{[]string{"help"}, 1, "Usage:"},
+		{[]string{"--help"}, 1, "Usage:"},
+		{[]string{"help", "serve"}, 1, "atls serve"},
+		{[]string{"help", "nothing"}, 1, "nothing"},
+		{[]string{"serve", "-h"}, 1, "atls serve"},
+		{[]string{"nothing"}, 1, "unknown command"},
+		{[]string{"proxy"}, 1, "not in this version"},
+		{[]string{"verifier"}, 1, "not in this version"},
+		{[]string{"attack"}, 1, "not in this version"},
+		{[]string{"compare"}, 1, "not in this version"},
+		{[]string{"interop"}, 1, "not in this version"},
+		{[]string{"serve", "--nonsense"}, 1, "nonsense"},
+		{[]string{"serve", "argument"}, 1, "arguments"},
+		{[]string{"dial"}, 1, "arguments"},
+		{[]string{"dial", "host"}, 1, "port"},
+		{[]string{"serve"}, 1, "--cert"},
+		{[]string{"serve", "--cert", pki("cert.pem")}, 1, "--key"},
+		{[]string{"serve", "--cert", "/nonexistent", "--key", "/nonexistent"}, 1, "/nonexistent"},
+		{[]string{"serve", "--cert", pki("key.pem"), "--key", pki("cert.pem")}, 2, "--cert"},
+		{args([]string{"serve", "--listen", "256.0.0.1:1"}, id), 5, "256.0.0.1"},
+		{args([]string{"serve", "--mode", "post-handshake"}, id), 1, "not available yet"},
+		{args([]string{"serve", "--mode", "combined"}, id), 1, "not available yet"},
+		{args([]string{"serve", "--mode", "early"}, id), 1, "not available yet"},
+		{args([]string{"serve", "--mode", "sideways"}, id), 1, "sideways"},
+		{args([]string{"serve", "--mode", "none", "--attest", "softtee:tdx"}, id), 1, "none"},
+		{args([]string{"serve", "--carriage", "pigeon"}, id), 1, "pigeon"},
+		{args([]string{"serve", "--credential", "attestation-only", "--attest", "softtee:tdx"}, id), 1, "--allow-attestation-only"},
+		{args([]string{"serve", "--credential", "password"}, id), 1, "password"},
+		{args([]string{"serve", "--binding", "loose"}, id), 1, "loose"},
+		{args([]string{"serve", "--attest", "softtee:snp"}, id), 1, "not available in this version"},
+		{args([]string{"serve", "--attest", "configfs"}, id), 1, "not available in this version"},
+		{args([]string{"serve", "--attest", "results:file"}, id), 1, "not available in this version"},
+		{args([]string{"serve", "--attest", "magic"}, id), 1, "magic"},
+		{args([]string{"serve", "--attest", "exec:'"}, id), 1, "quote"},
+		{args([]string{"serve", "--attest", "exec:"}, id), 1, "no command"},
+		{args([]string{"serve"}, id, verifySoftTEE()), 1, "--client-ca"},
+		{args([]string{"serve", "--attest", "softtee:tdx", "--evidence-type", "text/plain"}, id), 1, "text/plain"},
+		{args([]string{"serve", "--attest", "softtee:tdx", "--evidence-type", "70000"}, id), 1, "70000"},
+		{[]string{"dial", "127.0.0.1:1", "--verify", "veraison:http://localhost"}, 1, "not available in this version"},
+		{[]string{"dial", "127.0.0.1:1", "--verify", "results"}, 1, "not available in this version"},
+		{[]string{"dial", "127.0.0.1:1", "--verify", "magic"}, 1, "magic"},
+		{[]string{"dial", "127.0.0.1:1", "--policy", pki("policy.json")}, 1, "--verify local"},
+		{[]string{"dial", "127.0.0.1:1", "--peer", "require"}, 1, "--verify"},
+		{[]string{"dial", "127.0.0.1:1", "--verify", "local", "--policy", pki("key.pem")}, 2, "policy"},
+		{[]string{"dial", "127.0.0.1:1", "--verify", "local", "--policy", "/nonexistent"}, 1, "/nonexistent"},
+		{[]string{"dial", "127.0.0.1:1", "--verify", "local", "--trust-roots", pki("key.pem")}, 2, "no certificate"},
+		{[]string{"dial", "127.0.0.1:1", "--verify", "local", "--collateral", pki("policy.json")}, 2, "collateral"},
+		{[]string{"dial", "127.0.0.1:1", "--verify", "local", "--code-points", pki("policy.json")}, 2, "code-points"},
+		{[]string{"dial", "127.0.0.1:1", "--attest", "softtee:tdx"}, 1, "--cert"},
+		{[]string{"dial", "127.0.0.1:1", "--timeout", "0s"}, 1, "--timeout"},
+		{[]string{"dial", "127.0.0.1:0"}, 5, "not connected"},
+	})
+}

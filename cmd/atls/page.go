@@ -1,0 +1,44 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"html/template"
+	"io"
+	"net/http"
+	"time"
+)
+
+// maxRequest bounds the request that a page answers, in bytes.
+const maxRequest = 64 << 10
+
+var page = template.Must(template.New("page").Parse(`<!DOCTYPE html>
+<title>atls</title>
+<h1>atls</h1>
+<p>{{.Version}}, {{.Suite}}, {{.Group}}, mode {{.Mode}}, {{.Credential}}, {{.Binding}}.</p>
+{{if .SelfAttested}}<p>This server sent evidence of what it runs.</p>{{else}}<p>This server sent no evidence.</p>{{end}}
+{{with .Peer}}{{if .Attested}}<p>Your end attested. Verdict: <b>{{.Verdict}}</b>.</p>
+<table>{{range $name, $value := .Claims}}<tr><td>{{$name}}<td>{{$value}}
+{{end}}</table>{{else}}<p>Your end did not attest.</p>{{end}}{{else}}<p>Your end was not asked to attest.</p>{{end}}
+{{with .Binder}}<p>Channel binder: <code>{{.}}</code></p>{{end}}
+`))
+
+// servePage answers one HTTP request with a page about the connection.
+func (s *session) servePage(f *connFlags) error {
+	s.conn.SetDeadline(time.Now().Add(f.timeout))
+	req, err := http.ReadRequest(bufio.NewReader(io.LimitReader(readerOnly{s}, maxRequest)))
+	if err != nil {
+		return err
+	}
+	var body bytes.Buffer
+	if err := page.Execute(&body, s.report(f, nil)); err != nil {
+		return err
+	}
+	resp := &http.Response{
+		StatusCode: http.StatusOK, ProtoMajor: 1, ProtoMinor: 1, Request: req, Close: true,
+		Header:        http.Header{"Content-Type": {"text/html; charset=utf-8"}, "Content-Security-Policy": {"default-src 'none'"}},
+		ContentLength: int64(body.Len()),
+		Body:          io.NopCloser(&body),
+	}
+	return resp.Write(s.conn)
+}

@@ -1,0 +1,322 @@
+package main
+
+import (
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/attestedtls/atls/attestext"
+	"github.com/attestedtls/atls/tls"
+)
+
+// A report is what is said of one connection: the object that --json prints.
+type report struct {
+	OK              bool          `json:"ok"`
+	Error           *string       `json:"error"`
+	Stage           *string       `json:"stage"`
+	AlertSent       *uint8        `json:"alert_sent"`
+	AlertReceived   *uint8        `json:"alert_received"`
+	Version         string        `json:"version"`
+	Suite           string        `json:"suite"`
+	Group           string        `json:"group"`
+	Resumed         bool          `json:"resumed"`
+	TicketsReceived int           `json:"tickets_received"`
+	HelloRetry      bool          `json:"hello_retry"`
+	Mode            string        `json:"mode"`
+	Credential      string        `json:"credential"`
+	Binding         string        `json:"binding"`
+	EvidenceType    *string       `json:"evidence_type"`
+	Model           *string       `json:"model"`
+	Nonce           *string       `json:"nonce"`
+	Binder          *string       `json:"binder"`
+	Peer            *reportedPeer `json:"peer"`
+	SelfAttested    bool          `json:"self_attested"`
+	HandshakeMicros int64         `json:"handshake_us"`
+	BytesIn         int64         `json:"bytes_in"`
+	BytesOut        int64         `json:"bytes_out"`
+
+	err    error
+	remote string
+}
+
+// A reportedPeer is what was found about a peer that was asked to attest.
+type reportedPeer struct {
+	Attested bool           `json:"attested"`
+	Verdict  string         `json:"verdict"`
+	Machine  *string        `json:"machine"`
+	Claims   map[string]any `json:"claims"`
+}
+
+// Stages beside those of tls.AttestationError.
+const (
+	stageCertificate = tls.AttestationStageCertificate
+	stageHandshake   = "handshake"
+	stageApplication = "application"
+)
+
+// A session is one connection from its first byte to its report.
+type session struct {
+	raw  *countingConn
+	conn *tls.Conn
+
+	start     time.Time
+	handshake time.Duration
+	shaken    bool  // the handshake is over on this side, and well
+	read      int64 // application bytes
+}
+
+// newSession is called when the TCP connection stands and before the handshake.
+func newSession(raw net.Conn, make func(net.Conn) *tls.Conn) *session {
+	c := &countingConn{Conn: raw}
+	return &session{raw: c, conn: make(c), start: time.Now()}
+}
+
+// countingConn counts what goes over the wire.
+type countingConn struct {
+	net.Conn
+	in, out atomic.Int64
+}
+
+func (c *countingConn) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	c.in.Add(int64(n))
+	return n, err
+}
+
+func (c *countingConn) Write(b []byte) (int, error) {
+	n, err := c.Conn.Write(b)
+	c.out.Add(int64(n))
+	return n, err
+}
+
+// Read reads application data.
+func (s *session) Read(b []byte) (int, error) {
+	n, err := s.conn.Read(b)
+	s.read += int64(n)
+	return n, err
+}
+
+const (
+	// lingerTime and lingerBytes bound how long a connection that ends with an
+	// alert of ours is read from: to close it with bytes unread would have TCP
+	// reset it, and the peer might never read the alert.
+	lingerTime  = time.Second
+	lingerBytes = 1 << 20
+)
+
+// close ends the connection. err is how it went so far.
+func (s *session) close(err error) {
+	if err == nil {
+		s.conn.Close()
+		return
+	}
+	if half, ok := s.raw.Conn.(interface{ CloseWrite() error }); ok {
+		if half.CloseWrite() == nil {
+			s.raw.SetReadDeadline(time.Now().Add(lingerTime))
+			io.Copy(io.Discard, io.LimitReader(s.raw.Conn, lingerBytes))
+		}
+	}
+	s.raw.Close()
+}
+
+// report says how the connection went. It is called when nobody reads any more.
+func (s *session) report(f *connFlags, err error) *report {
+	cs := s.conn.ConnectionState()
+	r := &report{
+		Resumed:         cs.DidResume,
+		TicketsReceived: cs.TicketsReceived,
+		HelloRetry:      cs.HelloRetryRequest,
+		Mode:            f.mode,
+		Credential:      f.credential,
+		Binding:         f.binding,
+		HandshakeMicros: s.handshake.Microseconds(),
+		BytesIn:         s.raw.in.Load(),
+		BytesOut:        s.raw.out.Load(),
+		remote:          s.raw.RemoteAddr().String(),
+	}
+	if cs.Version != 0 {
+		r.Version = tls.VersionName(cs.Version)
+	}
+	if cs.CipherSuite != 0 {
+		r.Suite = tls.CipherSuiteName(cs.CipherSuite)
+	}
+	if cs.CurveID != 0 {
+		r.Group = cs.CurveID.String()
+	}
+	if a, ok := s.conn.AlertSent(); ok {
+		r.AlertSent = new(uint8(a))
+	}
+	if a, ok := s.conn.AlertReceived(); ok {
+		r.AlertReceived = new(uint8(a))
+		if r.AlertSent == nil {
+			err = &refusedError{uint8(a)}
+		}
+	}
+	r.setDirections(cs.AttestationState)
+	if f.verify != "" {
+		r.Peer = &reportedPeer{Verdict: "none", Claims: map[string]any{}}
+	}
+	if p := cs.PeerAttestation; p.Valid() {
+		r.Peer = &reportedPeer{Attested: true, Verdict: p.Verdict(), Claims: p.Claims()}
+		if m := p.Machine(); m != "" {
+			r.Peer.Machine = &m
+		}
+		if r.Peer.Claims == nil {
+			r.Peer.Claims = map[string]any{}
+		}
+	}
+	r.setError(s, err)
+	return r
+}
+
+// unconnected is the report of a connection that there never was. It has no stage.
+func unconnected(f *connFlags, addr string, err error) *report {
+	return &report{
+		Error: new(err.Error()), Mode: f.mode, Credential: f.credential, Binding: f.binding,
+		err: err, remote: addr,
+	}
+}
+
+// setDirections fills in what was attested. Where both ends attest, it is the
+// server's direction that is shown, so that the two ends show the same.
+func (r *report) setDirections(as tls.AttestationState) {
+	peer := as.RequestedAttestation
+	if as.PeerAttestation.Valid() {
+		c := as.PeerAttestation.Challenge()
+		peer = &attestext.AttestRequest{Type: as.PeerAttestation.Evidence().Type, Challenge: &c}
+	}
+	r.SelfAttested = as.LocalAttestation != nil
+	shown := peer
+	if self := as.LocalAttestation; self != nil && (peer == nil || self.Challenge.Role == attestext.RoleServer) {
+		shown = self
+	}
+	if shown == nil {
+		return
+	}
+	ch := shown.Challenge
+	r.EvidenceType = new(formatName(shown.Type.Format))
+	r.Model = new(ch.Model.String())
+	r.Credential = ch.Kind.String()
+	r.Binding = ch.Binding.String()
+	if ch.Nonce != nil {
+		r.Nonce = new(hex.EncodeToString(ch.Nonce))
+	}
+	if ch.Binder != nil {
+		r.Binder = new(hex.EncodeToString(ch.Binder))
+	}
+}
+
+// formatName names f as --evidence-type does: the media type, or the number of the
+// content format.
+func formatName(f attestext.EvidenceFormat) string {
+	if f.MediaType == "" {
+		return strconv.Itoa(int(f.ContentFormat))
+	}
+	return f.MediaType
+}
+
+// setError fills in how the connection failed, if it did.
+func (r *report) setError(s *session, err error) {
+	r.err = err
+	if r.OK = err == nil; r.OK {
+		return
+	}
+	r.Error = new(err.Error())
+	stage := stageHandshake
+	ae, attested := errors.AsType[*tls.AttestationError](err)
+	switch {
+	case attested:
+		stage = ae.Stage
+	case errors.As(err, new(*tls.CertificateVerificationError)):
+		stage = stageCertificate
+	case errors.As(err, new(*refusedError)):
+		// A server's verdict on its client comes after the client's handshake.
+		if s.read > 0 {
+			stage = stageApplication
+		}
+	case s.shaken:
+		stage = stageApplication
+	}
+	r.Stage = &stage
+	if stage == tls.AttestationStageAttest {
+		r.SelfAttested = false
+	}
+	if stage == tls.AttestationStageAppraise && r.Peer != nil {
+		r.Peer.Verdict = refusedVerdict(err)
+	}
+}
+
+// refusedVerdict is the tier of evidence whose appraisal ended in err: somebody
+// found it wanting, or nobody could say.
+func refusedVerdict(err error) string {
+	if attestext.Class(err) == attestext.ErrUnavailable {
+		return "none"
+	}
+	return "contraindicated"
+}
+
+// text says it for people, in a few lines.
+func (r *report) text(w io.Writer) {
+	switch {
+	case r.Stage != nil:
+		fmt.Fprintf(w, "%s: failed at stage %s\n", r.remote, *r.Stage)
+	case !r.OK:
+		fmt.Fprintf(w, "%s: not connected\n", r.remote)
+		return
+	default:
+		fmt.Fprintf(w, "%s: %s, %s, %s, %s, %v\n", r.remote, r.Version, r.Suite, r.Group, r.Mode, time.Duration(r.HandshakeMicros)*time.Microsecond)
+	}
+	if r.Binder != nil {
+		fmt.Fprintf(w, "  binder         %s\n", *r.Binder)
+	}
+	if r.SelfAttested {
+		fmt.Fprintf(w, "  this side      sent evidence (%s, %s, %s)\n", printable(*r.EvidenceType), r.Credential, r.Binding)
+	}
+	switch {
+	case r.Peer == nil:
+		fmt.Fprintf(w, "  peer           was not asked to attest\n")
+	case r.Peer.Attested:
+		fmt.Fprintf(w, "  peer           attested (%s, %s, %s)\n", printable(*r.EvidenceType), r.Credential, r.Binding)
+		fmt.Fprintf(w, "  verdict        %s\n", r.Peer.Verdict)
+		if r.Peer.Machine != nil {
+			fmt.Fprintf(w, "  machine        %s\n", *r.Peer.Machine)
+		}
+		for _, name := range []string{"mrtd", "tcb_status", "debug"} {
+			if v, ok := r.Peer.Claims[name]; ok {
+				fmt.Fprintf(w, "  %-14s %s\n", name, printable(v))
+			}
+		}
+	default:
+		fmt.Fprintf(w, "  peer           has not attested (verdict %s)\n", r.Peer.Verdict)
+	}
+}
+
+// A lineWriter writes JSON objects, one per line; it is safe for concurrent use.
+type lineWriter struct {
+	mu sync.Mutex
+	w  io.Writer
+}
+
+func (l *lineWriter) object(v any) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	_, err = l.w.Write(append(b, '\n'))
+	return err
+}
+
+func (l *lineWriter) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.w.Write(b)
+}

@@ -1,0 +1,176 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/attestedtls/atls/tls"
+)
+
+const serveUsage = `Usage:
+    atls serve [--listen ADDR] --cert FILE --key FILE [FLAGS]
+
+Echoes what each client sends. It prints the address that it listens on, and
+something about each connection, until interrupted.
+
+Examples:
+    $ atls serve --cert pki/cert.pem --key pki/key.pem --attest softtee:tdx
+    $ atls serve --cert pki/cert.pem --key pki/key.pem --client-ca pki/ca.pem \
+        --verify local --trust-roots pki/trust-roots.pem --collateral pki/collateral.json
+
+    --listen ADDR               default 127.0.0.1:4433; port 0 is any that is free
+    --http                      answer a request with a page about the connection
+` + sharedUsage
+
+const (
+	defaultListen = "127.0.0.1:4433"
+
+	// maxConnections bounds how many are served at a time; others wait.
+	maxConnections = 256
+	// idleTimeout ends a connection on which nothing moves.
+	idleTimeout = 5 * time.Minute
+)
+
+// A server is atls serve while it runs.
+type server struct {
+	flags  *connFlags
+	setup  *setup
+	http   bool
+	env    *environment
+	stdout *lineWriter
+	stderr *lineWriter
+}
+
+func runServe(ctx context.Context, env *environment, args []string) error {
+	var f connFlags
+	fs := newFlagSet("serve")
+	f.register(fs)
+	listen := fs.String("listen", defaultListen, "")
+	asHTTP := fs.Bool("http", false, "")
+	if _, err := parseArgs(fs, args, 0, serveUsage); err != nil {
+		return err
+	}
+	setup, err := f.setup(true)
+	if err != nil {
+		return err
+	}
+	defer setup.close()
+	l, err := new(net.ListenConfig).Listen(ctx, "tcp", *listen)
+	if err != nil {
+		return err
+	}
+	s := &server{flags: &f, setup: setup, http: *asHTTP, stdout: &lineWriter{w: env.stdout}, stderr: &lineWriter{w: env.stderr}}
+	s.env = &environment{nil, s.stdout, s.stderr}
+	announce := s.stdout
+	if f.json {
+		announce = s.stderr
+	}
+	fmt.Fprintf(announce, "listening on %s\n", l.Addr())
+	return s.serve(ctx, l)
+}
+
+// serve accepts connections until ctx is done, which is no error, or, with --once,
+// until the first is over.
+func (s *server) serve(ctx context.Context, l net.Listener) error {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(ctx, func() { l.Close() })()
+	defer l.Close()
+	slots := make(chan struct{}, maxConnections)
+	for {
+		select {
+		case slots <- struct{}{}:
+		case <-ctx.Done():
+			return nil
+		}
+		raw, err := l.Accept()
+		if ctx.Err() != nil {
+			if err == nil {
+				raw.Close()
+			}
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if s.flags.once {
+			l.Close()
+			return s.one(ctx, raw)
+		}
+		wg.Go(func() {
+			defer func() { <-slots }()
+			s.one(ctx, raw)
+		})
+	}
+}
+
+// one serves one connection and reports it.
+func (s *server) one(ctx context.Context, raw net.Conn) error {
+	sess := newSession(raw, func(c net.Conn) *tls.Conn { return tls.Server(c, s.setup.config) })
+	defer context.AfterFunc(ctx, func() { raw.Close() })()
+	err := sess.shake(ctx, s.flags.timeout)
+	if err == nil {
+		if s.http {
+			err = sess.servePage(s.flags)
+		} else {
+			err = sess.echo()
+		}
+	}
+	sess.close(err)
+	r := sess.report(s.flags, err)
+	if s.flags.json {
+		err = s.stdout.object(r)
+	} else {
+		var b bytes.Buffer
+		r.text(&b)
+		_, err = s.stdout.Write(b.Bytes())
+	}
+	if err != nil {
+		return err // standard output is gone
+	}
+	if r.err == nil {
+		return nil
+	}
+	var b bytes.Buffer
+	(&environment{stderr: &b}).printError(r.err)
+	s.stderr.Write(b.Bytes())
+	return &reportedError{r.err}
+}
+
+// shake runs the handshake and measures it.
+func (s *session) shake(ctx context.Context, timeout time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	err := s.conn.HandshakeContext(ctx)
+	s.handshake = time.Since(s.start)
+	s.shaken = err == nil
+	return err
+}
+
+// echo sends back what it reads, until the peer has nothing more to say.
+func (s *session) echo() error {
+	buf := make([]byte, 16<<10)
+	for {
+		s.conn.SetDeadline(time.Now().Add(idleTimeout))
+		n, err := s.Read(buf)
+		if n > 0 {
+			if _, err := s.conn.Write(buf[:n]); err != nil {
+				return err
+			}
+		}
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+}

@@ -1,0 +1,199 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"os"
+	"strings"
+	"unicode"
+
+	"github.com/attestedtls/atls/attestext"
+	"github.com/attestedtls/atls/tls"
+)
+
+// Exit statuses.
+const (
+	statusOK           = 0
+	statusUsage        = 1
+	statusMalformed    = 2
+	statusVerification = 3
+	statusPolicy       = 4
+	statusNetwork      = 5
+)
+
+// A usageError is a mistake on the command line, or in a file that it names.
+type usageError struct {
+	err  error
+	hint string
+	// show is the usage to print, if any.
+	show string
+}
+
+func (e *usageError) Error() string { return e.err.Error() }
+func (e *usageError) Unwrap() error { return e.err }
+
+// usagef returns a usageError. hint may be empty.
+func usagef(hint, format string, args ...any) error {
+	return &usageError{err: fmt.Errorf(format, args...), hint: hint}
+}
+
+// A malformedError is a file that can be read and not understood.
+type malformedError struct{ err error }
+
+func (e *malformedError) Error() string { return e.err.Error() }
+func (e *malformedError) Unwrap() error { return e.err }
+
+// A reportedError is a failure that a command has printed already.
+type reportedError struct{ err error }
+
+func (e *reportedError) Error() string { return e.err.Error() }
+func (e *reportedError) Unwrap() error { return e.err }
+
+// A refusedError is a fatal alert of the peer's.
+type refusedError struct{ alert uint8 }
+
+func (e *refusedError) Error() string {
+	return fmt.Sprintf("the peer refused: alert %d (%v)", e.alert, tls.AlertError(e.alert))
+}
+
+// alertStatus says what a peer's alert means for our status. Other alerts are
+// statusVerification.
+var alertStatus = map[uint8]int{
+	49: statusPolicy,    // access_denied
+	50: statusMalformed, // decode_error
+}
+
+// classStatus is the one place where the classes of errors become exit statuses.
+// Evidence that nobody could appraise has not been verified.
+var classStatus = map[error]int{
+	attestext.ErrMalformed:   statusMalformed,
+	attestext.ErrBinding:     statusVerification,
+	attestext.ErrSignature:   statusVerification,
+	attestext.ErrWrongType:   statusVerification,
+	attestext.ErrPolicy:      statusPolicy,
+	attestext.ErrUnavailable: statusVerification,
+}
+
+// exitStatus returns the status for err, which may be nil.
+func exitStatus(err error) int {
+	if err == nil {
+		return statusOK
+	}
+	if errors.As(err, new(*usageError)) {
+		return statusUsage
+	}
+	if errors.As(err, new(*malformedError)) {
+		return statusMalformed
+	}
+	if e, ok := errors.AsType[*refusedError](err); ok {
+		if s, ok := alertStatus[e.alert]; ok {
+			return s
+		}
+		return statusVerification
+	}
+	if errors.As(err, new(*tls.AttestationError)) || errors.As(err, new(*attestext.Error)) {
+		return classStatus[attestext.Class(err)]
+	}
+	if isNetwork(err) {
+		return statusNetwork
+	}
+	return statusVerification
+}
+
+// isNetwork reports whether err is about the connection and not about what came
+// over it.
+func isNetwork(err error) bool {
+	if e, ok := errors.AsType[*net.OpError](err); ok {
+		return e.Op != "local error" && e.Op != "remote error" // alerts
+	}
+	return errors.As(err, new(net.Error)) ||
+		errors.As(err, new(tls.RecordHeaderError)) ||
+		errors.Is(err, io.EOF) ||
+		errors.Is(err, io.ErrUnexpectedEOF) ||
+		errors.Is(err, net.ErrClosed) ||
+		errors.Is(err, io.ErrClosedPipe) ||
+		errors.Is(err, context.DeadlineExceeded) ||
+		errors.Is(err, context.Canceled)
+}
+
+// fail prints err with a hint, unless it is nil, and returns its exit status.
+func (env *environment) fail(err error) int {
+	status := exitStatus(err)
+	if err == nil || errors.As(err, new(*reportedError)) {
+		return status
+	}
+	env.printError(err)
+	if e, ok := errors.AsType[*usageError](err); ok && e.show != "" {
+		fmt.Fprint(env.stderr, "\n", e.show)
+	}
+	return status
+}
+
+// printError prints err for people, with what to do about it.
+func (env *environment) printError(err error) {
+	fmt.Fprintf(env.stderr, "atls: error: %s\n", printable(err))
+	if h := hint(err); h != "" {
+		fmt.Fprintf(env.stderr, "atls: hint: %s\n", h)
+	}
+}
+
+// printable formats v, which may come from a peer, for a terminal: without control
+// characters.
+func printable(v any) string {
+	return strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return unicode.ReplacementChar
+		}
+		return r
+	}, fmt.Sprint(v))
+}
+
+// hint says what to do about err, or nothing.
+func hint(err error) string {
+	if e, ok := errors.AsType[*usageError](err); ok {
+		return e.hint
+	}
+	if e, ok := errors.AsType[*refusedError](err); ok {
+		return alertHints[e.alert]
+	}
+	if e, ok := errors.AsType[*tls.AttestationError](err); ok && e.Stage == tls.AttestationStageNegotiate {
+		return alertHints[uint8(e.Alert)]
+	}
+	if errors.As(err, new(*tls.AttestationError)) || errors.As(err, new(*attestext.Error)) {
+		return classHints[attestext.Class(err)]
+	}
+	if errors.As(err, new(*tls.CertificateVerificationError)) {
+		return "--ca names the authority to trust, and --servername the name to ask for"
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return "check the path"
+	}
+	if errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, context.DeadlineExceeded) {
+		return "--timeout gives the handshake more time"
+	}
+	if isNetwork(err) {
+		return "is the other end there, and does it speak TLS 1.3?"
+	}
+	return ""
+}
+
+var alertHints = map[uint8]string{
+	42:  "its own error says why; --binding, --trust-roots and --code-points must fit together on the two ends",
+	48:  "the peer does not trust this side's certificate authority: see its --ca or --client-ca",
+	49:  "its policy refuses what this side runs",
+	80:  "the peer could not make or appraise evidence; its own error says why",
+	109: "one end requires evidence that the other does not offer: it needs --attest, and the same --code-points on both ends",
+	116: "the peer wants a client certificate: --cert and --key",
+	224: "the two ends have no --evidence-type and --credential in common",
+}
+
+var classHints = map[error]string{
+	attestext.ErrBinding:     "the two ends must be given the same --binding; if they were, this is evidence of another session or key",
+	attestext.ErrSignature:   `--trust-roots names the roots of the peer's TEE; without it they are Intel's, which a "softtee" is not below`,
+	attestext.ErrPolicy:      `compare the --policy with what "atls inspect" says of the evidence`,
+	attestext.ErrUnavailable: "nobody could make or appraise the evidence; --verify local needs --collateral, or a policy that does without",
+}
