@@ -21,6 +21,8 @@ const usage = `Usage:
     atls demo [--write DIR] [--json]
     atls serve --cert FILE --key FILE [--attest TEE] [--listen ADDR] [FLAGS]
     atls dial HOST:PORT [--ca FILE] [--verify local [--policy FILE]] [FLAGS]
+    atls inspect FILE
+    atls verify FILE [--trust-roots FILE] [--collateral FILE] [--policy FILE]
 
 Examples:
     $ atls demo
@@ -28,11 +30,14 @@ Examples:
     $ atls serve --cert pki/cert.pem --key pki/key.pem --attest softtee:tdx
     $ echo hello | atls dial localhost:4433 --ca pki/ca.pem --verify local \
         --trust-roots pki/trust-roots.pem --collateral pki/collateral.json --policy pki/policy.json
+    $ atls inspect pki/evidence.cmw
 
 Commands:
     demo       an attested handshake on loopback, told step by step
     serve      a server that echoes what it is sent
     dial       a client: standard input to the peer, the reply to standard output
+    inspect    what a quote, report, wrapper or collateral says, as a tree
+    verify     appraise evidence offline
 
 "atls help COMMAND" lists the flags of a command. With --json, standard output has
 one JSON object per line and nothing else.
@@ -58,9 +63,11 @@ var commands map[string]*command
 
 func init() {
 	commands = map[string]*command{
-		"demo":  {demoUsage, runDemo},
-		"serve": {serveUsage, runServe},
-		"dial":  {dialUsage, runDial},
+		"demo":    {demoUsage, runDemo},
+		"serve":   {serveUsage, runServe},
+		"dial":    {dialUsage, runDial},
+		"inspect": {inspectUsage, runInspect},
+		"verify":  {verifyUsage, runVerify},
 	}
 }
 

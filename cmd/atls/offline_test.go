@@ -1,0 +1,120 @@
+package main
+
+import (
+	"bytes"
+	"crypto/sha256"
+	stdtls "crypto/tls"
+	"encoding/hex"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/attestedtls/atls/attestext"
+	"github.com/attestedtls/atls/attestext/softtee"
+	"github.com/attestedtls/atls/attestext/tsm"
+)
+
+const (
+	intelQuote      = "../../attestext/tdx/testdata/intel_spr_e4.quote"
+	intelCollateral = "../../attestext/tdx/testdata/intel_spr_e4.collateral.json"
+	intelTime       = "2023-07-01T01:00:00Z"
+)
+
+func TestInspect(t *testing.T) {
+	quote, err := os.ReadFile(pki("quote.bin"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		file, stdin, kind, say string
+	}{
+		{pki("quote.bin"), "", "TDX quote", "MRTD"},
+		{intelQuote, "", "TDX quote", "6363b8043668a3ad"},
+		{"-", string(quote), "TDX quote", "Intel SGX PCK Certificate"},
+		{"-", string(quote) + "\x00\x00", "TDX quote", "MRTD"},
+		{pki("evidence.cmw"), "", "CMW", "REPORTDATA"},
+		{pki("collateral.json"), "", "TDX collateral", "FMSPC"},
+		{"-", `{"provider":"sev_guest","outblob":"AAAA"}` + "\n", "TSM report", "sev_guest"},
+		{"-", `["text/plain","AAAA"]` + "\n", "CMW", "text/plain"},
+		{"-", `{"provider":"\u001b[2J","outblob":"AAAA"}`, "TSM report", "\ufffd[2J"},
+	} {
+		e := atls(t, c.stdin, "inspect", c.file)
+		if e.status != 0 || !strings.HasPrefix(e.stdout, "not verified") || !strings.Contains(e.stdout, c.say) {
+			t.Errorf("%s: status %d: %s%s", c.file, e.status, e.stdout, e.stderr)
+		}
+		var object struct {
+			Kind     string
+			Verified *bool
+		}
+		e = atls(t, c.stdin, "inspect", c.file, "--json")
+		if err := json.Unmarshal([]byte(e.stdout), &object); err != nil || object.Kind != c.kind || object.Verified == nil || *object.Verified {
+			t.Errorf("%s: %v: %s", c.file, err, e.stdout)
+		}
+	}
+}
+
+func TestVerify(t *testing.T) {
+	soft := []string{"--trust-roots", pki("trust-roots.pem"), "--collateral", pki("collateral.json"), "--policy", pki("policy.json")}
+	var rd [attestext.ReportDataSize]byte
+	sum := sha256.Sum256([]byte("atls demo"))
+	copy(rd[:], sum[:])
+	ch := &attestext.Challenge{Role: attestext.RoleClient, Nonce: bytes.Repeat([]byte{1}, 32), Binder: bytes.Repeat([]byte{2}, 32), Kind: attestext.CertAttestation}
+	pair, err := stdtls.LoadX509KeyPair(pki("client-cert.pem"), pki("client-key.pem"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ch.SPKI = pair.Leaf.RawSubjectPublicKeyInfo
+	bound, err := softtee.NewTDX(nil).Attester().Attest(t.Context(), &attestext.AttestRequest{Type: attestext.EvidenceType{Kind: ch.Kind, Format: tsm.FormatCBOR}, Challenge: ch})
+	if err != nil {
+		t.Fatal(err)
+	}
+	evidence := filepath.Join(t.TempDir(), "evidence")
+	if err := os.WriteFile(evidence, bound, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	challengeArgs := []string{"--nonce", hex.EncodeToString(ch.Nonce), "--binder", hex.EncodeToString(ch.Binder), "--spki", pki("client-cert.pem")}
+	for _, c := range []struct {
+		name   string
+		args   []string
+		status int
+		say    string
+	}{
+		{"quote", args([]string{pki("quote.bin")}, soft), 0, "verdict: affirming"},
+		{"unbound", args([]string{pki("quote.bin")}, soft), 0, "NOT CHECKED: freshness"},
+		{"wrapper", args([]string{pki("evidence.cmw")}, soft), 0, "verdict: affirming"},
+		{"report data", args([]string{pki("evidence.cmw"), "--report-data", hex.EncodeToString(rd[:])}, soft), 0, "binding: as expected"},
+		{"other report data", args([]string{pki("evidence.cmw"), "--report-data", strings.Repeat("00", 64)}, soft), 3, "refused"},
+		{"challenge", args([]string{evidence, "--role", "client"}, challengeArgs, soft), 0, "binding: as expected"},
+		{"other role", args([]string{evidence}, challengeArgs, soft), 3, "role"},
+		{"Intel's root", args([]string{pki("quote.bin"), "--collateral", pki("collateral.json")}), 3, "refused"},
+		{"no collateral", []string{pki("quote.bin"), "--trust-roots", pki("trust-roots.pem")}, 3, "no collateral"},
+		{"later", args([]string{pki("quote.bin"), "--at", "2060-01-01T00:00:00Z"}, soft), 3, "refused"},
+		{"Intel's quote", []string{intelQuote, "--insecure-skip-collateral", "--at", intelTime}, 0, "verdict: warning"},
+		{"Intel's quote, old TCB", []string{intelQuote, "--collateral", intelCollateral, "--at", intelTime}, 4, "verdict: refused (contraindicated)"},
+		{"Intel's quote, other measurement", []string{intelQuote, "--insecure-skip-collateral", "--policy", pki("policy.json"), "--at", intelTime}, 4, "mrtd: got 6363b8043668a3ad"},
+	} {
+		e := atls(t, "", append([]string{"verify"}, c.args...)...)
+		if e.status != c.status || !strings.Contains(e.stdout, c.say) {
+			t.Errorf("%s: status %d, want %d with %q: %s%s", c.name, e.status, c.status, c.say, e.stdout, e.stderr)
+		}
+		e = atls(t, "", append([]string{"verify", "--json"}, c.args...)...)
+		var object struct{ OK bool }
+		if err := json.Unmarshal([]byte(e.stdout), &object); err != nil || object.OK != (c.status == 0) || e.status != c.status {
+			t.Errorf("%s: %v: %s", c.name, err, e.stdout)
+		}
+	}
+}
+
+func TestMistakesAboutFiles(t *testing.T) {
+	checkMistakes(t, []mistake{
+		{[]string{"inspect"}, 1, "arguments"},
+		{[]string{"inspect", "/nonexistent"}, 1, "/nonexistent"},
+		{[]string{"inspect", pki("key.pem")}, 2, "neither"},
+		{[]string{"inspect", "-"}, 2, "nothing"},
+		{[]string{"verify", pki("collateral.json")}, 2, "no evidence"},
+		{[]string{"verify", pki("quote.bin"), "--at", "yesterday"}, 1, "--at"},
+		{[]string{"verify", pki("quote.bin"), "--report-data", "00"}, 1, "--report-data"},
+	})
+}

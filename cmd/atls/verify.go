@@ -1,0 +1,347 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/x509"
+	"encoding/hex"
+	"encoding/pem"
+	"flag"
+	"fmt"
+	"time"
+
+	"github.com/attestedtls/atls/attestext"
+	"github.com/attestedtls/atls/attestext/cmw"
+	"github.com/attestedtls/atls/attestext/eat"
+	"github.com/attestedtls/atls/attestext/policy"
+	"github.com/attestedtls/atls/attestext/tdx"
+	"github.com/attestedtls/atls/attestext/verifier"
+)
+
+const verifyUsage = `Usage:
+    atls verify FILE [FLAGS]
+
+Appraises the evidence in FILE, or in standard input if it is "-": a TDX quote, a TSM
+report, or a CMW that holds one or a bundle of a KAT and a PAT. It goes to no network.
+
+Examples:
+    $ atls verify quote.bin --collateral collateral.json --policy policy.json
+    $ atls verify pki/evidence.cmw --trust-roots pki/trust-roots.pem \
+        --collateral pki/collateral.json --policy pki/policy.json
+    $ atls verify quote.bin --insecure-skip-collateral --at 2023-07-01T01:00:00Z
+
+Flags:
+    --trust-roots FILE             roots of the TEE in PEM (default Intel's)
+    --collateral FILE              what the manufacturer says of its platforms, JSON
+    --insecure-skip-collateral     do without: revoked and vulnerable platforms pass
+    --policy FILE                  what is acceptable; without one, any genuine and
+                                   current TEE, with the verdict "warning"
+    --at TIME                      when it must be valid, RFC 3339 (default now)
+    --json                         one JSON object on standard output
+
+What the evidence must be bound to; without it, evidence that somebody has recorded
+passes, and the output says so:
+    --report-data HEX              the 64 bytes of the quote's REPORTDATA
+    --nonce HEX, --binder HEX      the challenge of a handshake, with
+    --spki FILE                    the peer's certificate or public key in PEM,
+    --role client|server           who attested (default server), and
+    --binding hardened|draft-08    the rule (default hardened)
+    --credential KIND              x509 (default) or attestation-only
+`
+
+type verifyFlags struct {
+	trustRoots, collateral, policy, at    string
+	skipCollateral, json                  bool
+	reportData, nonce, binder, spki, role string
+	binding, credential                   string
+}
+
+func (f *verifyFlags) register(fs *flag.FlagSet) {
+	fs.StringVar(&f.trustRoots, "trust-roots", "", "")
+	fs.StringVar(&f.collateral, "collateral", "", "")
+	fs.BoolVar(&f.skipCollateral, "insecure-skip-collateral", false, "")
+	fs.StringVar(&f.policy, "policy", "", "")
+	fs.StringVar(&f.at, "at", "", "")
+	fs.BoolVar(&f.json, "json", false, "")
+	fs.StringVar(&f.reportData, "report-data", "", "")
+	fs.StringVar(&f.nonce, "nonce", "", "")
+	fs.StringVar(&f.binder, "binder", "", "")
+	fs.StringVar(&f.spki, "spki", "", "")
+	fs.StringVar(&f.role, "role", "server", "")
+	fs.StringVar(&f.binding, "binding", "hardened", "")
+	fs.StringVar(&f.credential, "credential", "x509", "")
+}
+
+func runVerify(ctx context.Context, env *environment, args []string) error {
+	var f verifyFlags
+	fs := newFlagSet("verify")
+	f.register(fs)
+	rest, err := parseArgs(fs, args, 1, verifyUsage)
+	if err != nil {
+		return err
+	}
+	a, err := f.appraiser()
+	if err != nil {
+		return err
+	}
+	data, err := env.readArgument(rest[0])
+	if err != nil {
+		return err
+	}
+	d, err := detect(data)
+	if err != nil {
+		return err
+	}
+	if d.kind == kindCollateral {
+		return &malformedError{fmt.Errorf("%s is no evidence: hand it over with --collateral", d.kind)}
+	}
+	o := &outcome{bound: a.challenge != nil || a.reportData != nil}
+	if o.err = a.appraise(ctx, d, o); o.err != nil {
+		o.verdict = refusedVerdict(o.err)
+	}
+	if !f.json {
+		d.tree().print(env.stdout, 0)
+		o.text(env)
+	} else if err := (&lineWriter{w: env.stdout}).object(o.object(d)); err != nil {
+		return err
+	}
+	if o.err != nil {
+		env.printError(o.err)
+		return &reportedError{o.err}
+	}
+	return nil
+}
+
+// An appraiser is a verifier, and what evidence must be bound to: one of challenge
+// and reportData, or neither.
+type appraiser struct {
+	local      *verifier.Local
+	challenge  *attestext.Challenge
+	reportData []byte
+}
+
+func (f *verifyFlags) appraiser() (*appraiser, error) {
+	local, err := localVerifier(f.trustRoots, f.collateral, f.policy)
+	if err != nil {
+		return nil, err
+	}
+	a := &appraiser{local: local}
+	if f.skipCollateral {
+		switch {
+		case f.collateral != "":
+			return nil, usagef("give one of them", "--collateral and --insecure-skip-collateral")
+		case local.Policy == nil:
+			local.Policy = &policy.Policy{TDX: &policy.TDXPolicy{}}
+		}
+		if local.Policy.TDX != nil {
+			local.Policy.TDX.InsecureSkipCollateral = true
+		}
+	}
+	if f.at != "" {
+		at, err := time.Parse(time.RFC3339, f.at)
+		if err != nil {
+			return nil, usagef("for example 2026-01-31T12:00:00Z", "--at: %w", err)
+		}
+		local.Now = func() time.Time { return at }
+	}
+	if f.reportData != "" {
+		if f.nonce+f.binder+f.spki != "" {
+			return nil, usagef("the challenge says what the report data must be", "--report-data goes with neither --nonce, --binder nor --spki")
+		}
+		a.reportData, err = hex.DecodeString(f.reportData)
+		if err != nil || len(a.reportData) != attestext.ReportDataSize {
+			return nil, usagef("128 hexadecimal digits", "--report-data is not %d bytes", attestext.ReportDataSize)
+		}
+		return a, nil
+	}
+	if f.nonce+f.binder+f.spki == "" {
+		return a, nil
+	}
+	a.challenge, err = f.challenge()
+	return a, err
+}
+
+// challenge makes the challenge that the flags describe.
+func (f *verifyFlags) challenge() (*attestext.Challenge, error) {
+	c := &attestext.Challenge{}
+	var err error
+	if c.Nonce, err = hex.DecodeString(f.nonce); err != nil {
+		return nil, usagef("", "--nonce: %w", err)
+	}
+	if f.binder != "" {
+		if c.Binder, err = hex.DecodeString(f.binder); err != nil {
+			return nil, usagef("", "--binder: %w", err)
+		}
+	}
+	switch f.role {
+	case "server":
+		c.Role = attestext.RoleServer
+	case "client":
+		c.Role = attestext.RoleClient
+	default:
+		return nil, usagef("it can be client or server", "--role cannot be %q", f.role)
+	}
+	shared := &connFlags{binding: f.binding, credential: f.credential, mode: "tls-attest", carriage: "auto", timeout: 1, allowAttestationOnly: true}
+	if err := shared.check(); err != nil {
+		return nil, err
+	}
+	c.Binding, c.Kind = shared.bindingRule(), shared.kind()
+	if f.spki != "" {
+		if c.SPKI, err = readSPKI(f.spki); err != nil {
+			return nil, err
+		}
+	}
+	if err := c.Validate(); err != nil {
+		return nil, usagef("give --nonce, --binder and --spki of the same handshake", "%w", err)
+	}
+	return c, nil
+}
+
+// readSPKI reads the public key in a PEM file: of a certificate, or by itself.
+func readSPKI(path string) ([]byte, error) {
+	b, err := readFile("spki", path)
+	if err != nil {
+		return nil, err
+	}
+	block, _ := pem.Decode(b)
+	if block == nil {
+		return nil, &malformedError{fmt.Errorf("--spki: no PEM in %s", path)}
+	}
+	if block.Type == "PUBLIC KEY" {
+		return block.Bytes, nil
+	}
+	cert, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		return nil, &malformedError{fmt.Errorf("--spki: %w", err)}
+	}
+	return cert.RawSubjectPublicKeyInfo, nil
+}
+
+// An outcome is what was found about evidence.
+type outcome struct {
+	bound   bool
+	err     error
+	verdict string
+	reasons []string
+}
+
+// appraise appraises d and notes verdict and reasons in o.
+func (a *appraiser) appraise(ctx context.Context, d *document, o *outcome) error {
+	if a.challenge != nil && d.kind == kindCMW {
+		return a.appraiseBound(ctx, d.data, o)
+	}
+	q, err := a.quote(d)
+	if err != nil {
+		return err
+	}
+	opts := &tdx.VerifyOptions{
+		Roots:                  a.local.TDXRoots,
+		Collateral:             a.local.TDXCollateral,
+		InsecureSkipCollateral: a.local.Policy.SkipTDXCollateral(),
+		Now:                    a.local.Now(),
+	}
+	v, err := tdx.Verify(q, opts)
+	if err != nil {
+		return err
+	}
+	want := a.reportData
+	if a.challenge != nil {
+		rd, err := a.challenge.ReportData()
+		if err != nil {
+			return &attestext.Error{Class: attestext.ErrBinding, Op: "check binding", Err: err}
+		}
+		want = rd[:]
+	}
+	if got := v.ReportData(); want != nil && !bytes.Equal(got[:], want) {
+		return attestext.Errorf(attestext.ErrBinding, "check binding", "report data is %x, want %x", got, want)
+	}
+	decision, err := a.local.Policy.EvaluateTDX(v)
+	o.verdict = decision.Verdict.String()
+	for _, r := range decision.Reasons {
+		o.reasons = append(o.reasons, r.String())
+	}
+	return err
+}
+
+// appraiseBound appraises a wrapper as the relying party of a handshake does.
+func (a *appraiser) appraiseBound(ctx context.Context, encoded []byte, o *outcome) error {
+	ev := &attestext.Evidence{
+		Type: attestext.EvidenceType{Kind: a.challenge.Kind, Format: attestext.EvidenceFormat{ContentFormat: attestext.ContentFormatCMWCBOR}},
+		CMW:  encoded,
+	}
+	r, err := attestext.Appraise(ctx, time.Minute, a.local, ev, a.challenge)
+	if err != nil {
+		return err
+	}
+	o.verdict = r.Verdict()
+	o.reasons, _ = r.Claims()["reasons"].([]string)
+	return nil
+}
+
+// quote returns the quote in d. Of a bundle, the token's signature is checked, and
+// that the quote covers its key.
+func (a *appraiser) quote(d *document) (*tdx.Quote, error) {
+	switch d.kind {
+	case kindQuote:
+		return d.quote, nil
+	case kindReport:
+		return quoteOfReport(d.report)
+	}
+	if d.cmw.Form != cmw.CBORCollection || d.cmw.Collection.Type != eat.BundleType {
+		format, value, err := d.cmw.Evidence()
+		if err != nil {
+			return nil, err
+		}
+		return quoteOf(format, value)
+	}
+	token, pat, err := eat.ParseBundle(d.data)
+	if err != nil {
+		return nil, err
+	}
+	kat, err := eat.VerifyKAT(token)
+	if err != nil {
+		return nil, err
+	}
+	q, err := quoteOf(pat.Format, pat.Value)
+	if err != nil {
+		return nil, err
+	}
+	if !eat.MatchKAKHash(kat.KAKPub, q.ReportData[:]) {
+		return nil, attestext.Errorf(attestext.ErrBinding, "check binding", "platform evidence does not cover the key that signed the key attestation")
+	}
+	return q, nil
+}
+
+const notBound = "NOT CHECKED: freshness and binding. Nobody said what the evidence must be bound to, so anybody may have recorded it earlier"
+
+func (o *outcome) text(env *environment) {
+	fmt.Fprintln(env.stdout)
+	for _, r := range o.reasons {
+		fmt.Fprintf(env.stdout, "  %s\n", r)
+	}
+	switch {
+	case !o.bound:
+		fmt.Fprintf(env.stdout, "%s\n", notBound)
+	case o.err == nil:
+		fmt.Fprintln(env.stdout, "binding: as expected")
+	}
+	if o.err != nil {
+		fmt.Fprintf(env.stdout, "verdict: refused (%s)\nbecause: %s\n", o.verdict, printable(o.err))
+	} else {
+		fmt.Fprintf(env.stdout, "verdict: %s\n", o.verdict)
+	}
+}
+
+func (o *outcome) object(d *document) map[string]any {
+	object := map[string]any{
+		"ok": o.err == nil, "error": nil, "kind": d.kind, "verdict": o.verdict,
+		"binding_checked": o.bound, "reasons": o.reasons, "tree": d.tree(),
+	}
+	if o.reasons == nil {
+		object["reasons"] = []string{}
+	}
+	if o.err != nil {
+		object["error"] = o.err.Error()
+	}
+	return object
+}
