@@ -67,7 +67,12 @@ func (c *Conn) attestClientHello(hello *clientHelloMsg) error {
 		}
 	}
 	if len(self.offeredVerifiers) > 0 {
-		return add(cp.ResultsProposal, &attestext.ResultsHello{Verifiers: self.offeredVerifiers})
+		if err := add(cp.ResultsProposal, &attestext.ResultsHello{Verifiers: self.offeredVerifiers}); err != nil {
+			return err
+		}
+	}
+	if a.PeerAttestedKey && (len(peer.offered) > 0 || len(peer.offeredVerifiers) > 0) {
+		hello.attest.extensions = append(hello.attest.extensions, attestExtension{cp.AttestedKeyProof, nil})
 	}
 	return nil
 }
@@ -81,7 +86,7 @@ func (hs *clientHandshakeStateTLS13) attestCheckServerHello() error {
 		return nil
 	}
 	cp := c.attestCodePoints()
-	found := helloExtensions(hs.serverHello.original, append(negotiationExtensions(cp), cp.AttestationEvidence))
+	found := helloExtensions(hs.serverHello.original, append(negotiationExtensions(cp), cp.AttestationEvidence, cp.AttestedKeyProof))
 	if len(found) > 0 {
 		return c.attestFail(AttestationStageNegotiate, alertIllegalParameter,
 			fmt.Errorf("server sent extension %#04x in ServerHello, it belongs in EncryptedExtensions", found[0].typ))
@@ -157,12 +162,15 @@ func (hs *clientHandshakeStateTLS13) attestReadServerParameters(ee *encryptedExt
 			return err
 		}
 	}
-	if _, ok := findExtension(ee.attest.extensions, cp.AttestationEvidence); ok {
-		return fail(alertUnsupportedExtension, "server sent attestation_evidence in EncryptedExtensions")
+	for _, typ := range []uint16{cp.AttestationEvidence, cp.AttestedKeyProof} {
+		if _, ok := findExtension(ee.attest.extensions, typ); ok {
+			return fail(alertUnsupportedExtension, "server sent extension %#04x in EncryptedExtensions, it belongs in Certificate", typ)
+		}
 	}
 	if a.requires() && !c.attest.peer.negotiated {
 		return fail(alertMissingExtension, "server does not attest, and this client requires it")
 	}
+	c.attestBeforeCertificate(hs.transcript)
 	return nil
 }
 
@@ -173,6 +181,14 @@ func (hs *clientHandshakeStateTLS13) attestReadServerCertificate(msg *certificat
 	if c.attest.self.negotiated && hs.certReq == nil {
 		return c.attestFail(AttestationStageNegotiate, alertIllegalParameter,
 			errors.New("server asked this client to attest without a CertificateRequest"))
+	}
+	if hs.certReq != nil && c.attest.self.negotiated {
+		if data, ok := findExtension(hs.certReq.attest.extensions, c.attestCodePoints().AttestedKeyProof); ok {
+			if len(data) != 0 {
+				return c.attestFail(AttestationStageNegotiate, alertDecodeError, errors.New("server's attested_key_proof in CertificateRequest is not empty"))
+			}
+			c.attest.keyProofOffered = true
+		}
 	}
 	if err := c.attestReadEvidence(msg); err != nil {
 		return err

@@ -63,9 +63,17 @@ type AttestationConfig struct {
 	// must be the same: the draft cannot negotiate it.
 	Binding attestext.Binding
 
-	// AttestedKey signs the handshake where this side's credential is
-	// attestext.AttestationOnly; it must be inside the TEE. If nil, an ECDSA
-	// P-256 key is generated for each connection.
+	// AttestedKey is this side's attested key, which must be inside the TEE.
+	//
+	// Where this side's credential is attestext.AttestationOnly it signs the
+	// handshake; if nil, an ECDSA P-256 key is generated for each connection.
+	//
+	// Beside a certificate it must be nil if the certificate's own key is inside
+	// the TEE. Otherwise the Evidence covers AttestedKey in place of the
+	// certificate's key, and both keys sign the session, by the private
+	// extension attested_key_proof. The handshake fails with a peer that does
+	// not accept that (see PeerAttestedKey), and Binding must be
+	// attestext.BindingHardened.
 	AttestedKey crypto.Signer
 
 	// Verifier appraises the peer's Evidence. If nil, the peer is not asked to
@@ -107,6 +115,14 @@ type AttestationConfig struct {
 	// WARNING: attestext.BindingDraft08 accepts Evidence that does not cover
 	// the key of the peer's certificate.
 	PeerBinding attestext.Binding
+
+	// PeerAttestedKey accepts Evidence over a key other than the certificate's, if
+	// that key signs the session as well.
+	//
+	// WARNING: such Evidence does not say where the certificate's key is. Whoever
+	// holds that key and any genuine machine passes, unless the Verifier pins the
+	// machine's identity.
+	PeerAttestedKey bool
 
 	// AllowAttestationOnly permits attestext.AttestationOnly in Credentials and
 	// PeerCredentials.
@@ -151,6 +167,12 @@ func (a *AttestationConfig) validate() error {
 	if a.Peer != RequireAttestation && a.Peer != RequestAttestation {
 		return fmt.Errorf("unknown AttestationPolicy %d", a.Peer)
 	}
+	if a.PeerAttestedKey && a.PeerBinding != attestext.BindingHardened {
+		return errors.New("PeerAttestedKey needs the hardened PeerBinding: under the draft's rule evidence covers no key")
+	}
+	if a.AttestedKey != nil && a.Binding != attestext.BindingHardened && slices.Contains(credentials(a.Credentials), attestext.CertAttestation) {
+		return errors.New("AttestedKey beside a certificate needs the hardened Binding: under the draft's rule evidence covers no key")
+	}
 	if a.NonceSize != 0 && (a.NonceSize < attestext.MinNonceSize || a.NonceSize > attestext.MaxChallengeSize) {
 		return fmt.Errorf("NonceSize is %d, want %d to %d", a.NonceSize, attestext.MinNonceSize, attestext.MaxChallengeSize)
 	}
@@ -190,6 +212,14 @@ func (a *AttestationConfig) nonceSize(types []attestext.EvidenceType) int {
 	return 32
 }
 
+// credentials returns kinds or their default.
+func credentials(kinds []attestext.CredentialKind) []attestext.CredentialKind {
+	if kinds == nil {
+		return []attestext.CredentialKind{attestext.CertAttestation}
+	}
+	return kinds
+}
+
 // resultsKind returns what results come with: they do not negotiate it.
 func resultsKind(kinds []attestext.CredentialKind) attestext.CredentialKind {
 	if len(kinds) == 1 {
@@ -201,11 +231,8 @@ func resultsKind(kinds []attestext.CredentialKind) attestext.CredentialKind {
 // evidenceTypes lists what is offered or can be served, in order of preference:
 // by kind of credential first.
 func evidenceTypes(kinds []attestext.CredentialKind, formats func(attestext.CredentialKind) []attestext.EvidenceFormat) []attestext.EvidenceType {
-	if kinds == nil {
-		kinds = []attestext.CredentialKind{attestext.CertAttestation}
-	}
 	var types []attestext.EvidenceType
-	for _, k := range kinds {
+	for _, k := range credentials(kinds) {
 		for _, f := range formats(k) {
 			types = append(types, attestext.EvidenceType{Kind: k, Format: f})
 		}

@@ -537,7 +537,9 @@ func TestReplayedEvidenceIsRefused(t *testing.T) {
 			client.Attestation.PeerBinding, server.Attestation.Binding = binding, binding
 			client.Attestation.PeerCredentials, client.Attestation.AllowAttestationOnly = kinds, true
 			server.Attestation.Credentials, server.Attestation.AllowAttestationOnly = kinds, true
-			server.Attestation.AttestedKey = key
+			if kinds != nil {
+				server.Attestation.AttestedKey = key
+			}
 			var old []byte
 			server.Attestation.Attester = &stubTEE{attest: func(_ context.Context, req *attestext.AttestRequest) ([]byte, error) {
 				if old == nil {

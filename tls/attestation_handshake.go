@@ -4,10 +4,8 @@ import (
 	"context"
 	"crypto"
 	"crypto/ecdsa"
-	"crypto/ed25519"
 	"crypto/elliptic"
 	"crypto/rand"
-	"crypto/rsa"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -94,14 +92,18 @@ func (c *Conn) attestKey() (*Certificate, error) {
 }
 
 // attestEvidence has this side's Evidence made and puts it into its Certificate
-// message.
-func (c *Conn) attestEvidence(ctx context.Context, msg *certificateMsgTLS13) error {
+// message. The transcript is of all messages before it, and algs are the signature
+// algorithms that the peer verifies.
+func (c *Conn) attestEvidence(ctx context.Context, msg *certificateMsgTLS13, transcript hash.Hash, algs []SignatureScheme) error {
 	d := &c.attest.self
 	if !d.negotiated {
 		return nil
 	}
 	a := c.config.Attestation
-	spki, err := attestedSPKI(&msg.certificate, d.attestationOnly())
+	if c.attestTwoKeys() && !c.attest.keyProofOffered {
+		return c.attestFail(AttestationStageAttest, alertMissingExtension, errNoKeyProof)
+	}
+	leaf, spki, err := c.attestedSPKI(&msg.certificate)
 	if err != nil {
 		return c.attestFail(AttestationStageAttest, alertInternalError, err)
 	}
@@ -127,6 +129,13 @@ func (c *Conn) attestEvidence(ctx context.Context, msg *certificateMsgTLS13) err
 			fmt.Errorf("evidence of %d bytes does not fit beside a certificate, which leaves %d", len(cmw), maxEvidenceExtension))
 	}
 	msg.attest.send = []attestExtension{{c.attestCodePoints().AttestationEvidence, cmw}}
+	if c.attestTwoKeys() {
+		proof, err := c.attestKeyProof(transcript, cipherSuiteTLS13ByID(c.cipherSuite).hash, leaf, cmw, algs)
+		if err != nil {
+			return c.attestFail(AttestationStageAttest, alertInternalError, fmt.Errorf("attested key proof: %w", err))
+		}
+		msg.attest.send = append(msg.attest.send, proof)
+	}
 	return nil
 }
 
@@ -134,20 +143,25 @@ func (c *Conn) attestEvidence(ctx context.Context, msg *certificateMsgTLS13) err
 // header of the one extension and room for an OCSP response and SCTs.
 const maxEvidenceExtension = 65535 - 4 - 8192
 
-// attestedSPKI returns the key that this side's Evidence must cover: that of the
-// leaf, or the attested key itself.
-func attestedSPKI(cert *Certificate, attestationOnly bool) ([]byte, error) {
-	if attestationOnly {
-		return x509.MarshalPKIXPublicKey(cert.PrivateKey.(crypto.Signer).Public())
+// attestedSPKI returns this side's leaf, if it has one, and the key that its
+// Evidence must cover: the leaf's, or the attested key itself.
+func (c *Conn) attestedSPKI(cert *Certificate) (leaf, spki []byte, err error) {
+	if c.attest.self.attestationOnly() {
+		spki, err = x509.MarshalPKIXPublicKey(cert.PrivateKey.(crypto.Signer).Public())
+		return nil, spki, err
 	}
 	if len(cert.Certificate) == 0 {
-		return nil, errors.New("there is no certificate to attest beside")
+		return nil, nil, errors.New("there is no certificate to attest beside")
 	}
-	leaf, err := cert.leaf()
+	if c.attestTwoKeys() {
+		spki, err = x509.MarshalPKIXPublicKey(c.config.Attestation.AttestedKey.Public())
+		return cert.Certificate[0], spki, err
+	}
+	x, err := cert.leaf()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return leaf.RawSubjectPublicKeyInfo, nil
+	return x.Raw, x.RawSubjectPublicKeyInfo, nil
 }
 
 // attestReadEvidence takes the Evidence out of the peer's Certificate message and
@@ -165,6 +179,15 @@ func (c *Conn) attestReadEvidence(msg *certificateMsgTLS13) error {
 		switch {
 		case slices.Contains(negotiationExtensions(cp), e.typ):
 			return fail(alertIllegalParameter, "%v sent negotiation extension %#04x in its Certificate", who, e.typ)
+		case e.typ == cp.AttestedKeyProof:
+			switch {
+			case c.attest.beforeCertificate == nil || d.attestationOnly():
+				return fail(alertUnsupportedExtension, "%v sent an attested key proof that was not asked for", who)
+			case e.entry > 0 || d.keyProof != nil || len(e.data) == 0:
+				return fail(alertIllegalParameter, "%v sent an attested key proof that is empty, doubled or not in the first certificate entry", who)
+			}
+			d.keyProof = e.data
+			continue
 		case e.typ != cp.AttestationEvidence:
 			continue
 		case !d.negotiated || d.attestationOnly():
@@ -213,6 +236,12 @@ func (c *Conn) attestAppraise(ctx context.Context) error {
 	if !d.attestationOnly() {
 		spki = c.peerCertificates[0].RawSubjectPublicKeyInfo
 	}
+	if d.keyProof != nil {
+		var err error
+		if spki, err = c.attestCheckKeyProof(d.keyProof); err != nil {
+			return err
+		}
+	}
 	if err := c.attestChallenge(d, c.attestRole(false), a.PeerBinding, spki); err != nil {
 		return c.attestFail(AttestationStageAppraise, alertInternalError, err)
 	}
@@ -228,18 +257,9 @@ func (c *Conn) attestAppraise(ctx context.Context) error {
 		return c.attestFail(AttestationStageAppraise, attestAlert(err), err)
 	}
 	if d.attestationOnly() {
-		key, err := x509.ParsePKIXPublicKey(result.Key())
+		key, err := parseAttestedKey(result.Key())
 		if err != nil {
 			return c.attestFail(AttestationStageAppraise, alertBadCertificate, fmt.Errorf("attested key: %w", err))
-		}
-		switch k := key.(type) {
-		case *ecdsa.PublicKey, ed25519.PublicKey:
-		case *rsa.PublicKey:
-			if max, ok := checkKeySize(k.N.BitLen()); !ok {
-				return c.attestFail(AttestationStageAppraise, alertBadCertificate, fmt.Errorf("attested RSA key is larger than %d bits", max))
-			}
-		default:
-			return c.attestFail(AttestationStageAppraise, alertUnsupportedCertificate, fmt.Errorf("attested key of unsupported type %T", key))
 		}
 		c.attest.peerKey = key
 	}

@@ -39,6 +39,10 @@ func addExtensions(b *cryptobyte.Builder, extensions []attestExtension) {
 	}
 }
 
+// attestCertificateRequestState is what a CertificateRequest carries beside what
+// upstream knows, whether sent or received.
+type attestCertificateRequestState struct{ attestEncryptedExtensionsState }
+
 // attestCertificateState is what a TLS 1.3 Certificate message carries beside what
 // upstream knows.
 type attestCertificateState struct {

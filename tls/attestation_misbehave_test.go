@@ -131,12 +131,13 @@ func (p *misbehavingPeer) sendServerCertificate(hs *serverHandshakeStateTLS13) e
 			supportedSignatureAlgorithms:     supportedSignatureAlgorithms(c.vers),
 			supportedSignatureAlgorithmsCert: supportedSignatureAlgorithmsCert(),
 		}
+		c.attestCertificateRequest(certReq)
 		if _, err := c.writeHandshakeRecord(certReq, hs.transcript); err != nil {
 			return err
 		}
 	}
 	certMsg := &certificateMsgTLS13{certificate: *hs.cert}
-	if err := c.attestEvidence(hs.ctx, certMsg); err != nil {
+	if err := c.attestEvidence(hs.ctx, certMsg, hs.transcript, hs.clientHello.supportedSignatureAlgorithms); err != nil {
 		return err
 	}
 	key := hs.cert.PrivateKey.(crypto.Signer)
@@ -255,7 +256,7 @@ func (p *misbehavingPeer) sendClientCertificate(hs *clientHandshakeStateTLS13) e
 		return err
 	}
 	certMsg := &certificateMsgTLS13{certificate: *cert}
-	if err := c.attestEvidence(hs.ctx, certMsg); err != nil {
+	if err := c.attestEvidence(hs.ctx, certMsg, hs.transcript, hs.certReq.supportedSignatureAlgorithms); err != nil {
 		return err
 	}
 	alg, err := selectSignatureScheme(c.vers, cert, hs.certReq.supportedSignatureAlgorithms)

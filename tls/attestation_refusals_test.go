@@ -201,7 +201,7 @@ func TestClientRefuses(t *testing.T) {
 			}}, alert: alertIllegalParameter, stage: AttestationStageNegotiate, says: "both evidence and results"},
 		{name: "attestation_evidence in EncryptedExtensions", peer: &misbehavingPeer{encryptedExtensions: func(_ *Conn, x []attestExtension) []attestExtension {
 			return append(x, attestExtension{cp.AttestationEvidence, nil})
-		}}, alert: alertUnsupportedExtension, stage: AttestationStageNegotiate, says: "attestation_evidence in EncryptedExtensions"},
+		}}, alert: alertUnsupportedExtension, stage: AttestationStageNegotiate, says: "in EncryptedExtensions, it belongs in Certificate"},
 		{name: "a result over another key", setup: func(c, s *Config) { passports(c, s); s.Attestation.Results = &stubResults{key: []byte("other")} },
 			alert: alertBadCertificate, stage: AttestationStageAppraise, class: attestext.ErrBinding},
 		{name: "a result over no key", setup: func(c, s *Config) { passports(c, s); s.Attestation.Results = &stubResults{key: []byte{}} },

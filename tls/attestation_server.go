@@ -14,7 +14,8 @@ func (hs *serverHandshakeStateTLS13) attestHelloChanged(second *clientHelloMsg) 
 	if hs.c.config.Attestation == nil {
 		return false
 	}
-	types := negotiationExtensions(hs.c.attestCodePoints())
+	cp := hs.c.attestCodePoints()
+	types := append(negotiationExtensions(cp), cp.AttestedKeyProof)
 	return !sameExtensions(helloExtensions(hs.clientHello.original, types), helloExtensions(second.original, types))
 }
 
@@ -32,7 +33,7 @@ func (hs *serverHandshakeStateTLS13) attestNegotiate() error {
 	fail := func(al alert, format string, args ...any) error {
 		return c.attestFail(AttestationStageNegotiate, al, fmt.Errorf(format, args...))
 	}
-	offers := helloExtensions(hs.clientHello.original, append(negotiationExtensions(cp), cp.AttestationEvidence))
+	offers := helloExtensions(hs.clientHello.original, append(negotiationExtensions(cp), cp.AttestationEvidence, cp.AttestedKeyProof))
 	var request, proposal attestOffer // of what the server and the client attest
 	for _, e := range offers {
 		var err error
@@ -45,6 +46,11 @@ func (hs *serverHandshakeStateTLS13) attestNegotiate() error {
 			request.results, err = attestext.ParseResultsHello(e.data)
 		case cp.ResultsProposal:
 			proposal.results, err = attestext.ParseResultsHello(e.data)
+		case cp.AttestedKeyProof:
+			if len(e.data) != 0 {
+				return fail(alertDecodeError, "client's attested_key_proof in ClientHello is not empty")
+			}
+			c.attest.keyProofOffered = true
 		default:
 			return fail(alertIllegalParameter, "client sent attestation_evidence in ClientHello")
 		}

@@ -35,10 +35,16 @@ type AttestationState struct {
 // but for tickets, which belongs to whoever reads.
 type attestConnState struct {
 	exporter *keyschedule.HandshakeExporterSecret
-	self     attestDirection // this side attests
-	peer     attestDirection // the peer attests
-	peerKey  crypto.PublicKey
-	tickets  int
+	self     attestDirection  // this side attests
+	peer     attestDirection  // the peer attests
+	peerKey  crypto.PublicKey // with attestation-only
+
+	// For attested_key_proof: whether the peer accepts it, and the hash of the
+	// messages before the peer's Certificate.
+	keyProofOffered   bool
+	beforeCertificate []byte
+
+	tickets int
 }
 
 // attestDirection is one direction of attestation on one connection.
@@ -53,6 +59,7 @@ type attestDirection struct {
 	nonce            []byte                     // in background check
 	request          *attestext.AttestRequest   // once the challenge is known
 	evidence         []byte
+	keyProof         []byte // as received
 	result           *attestext.Result
 }
 

@@ -617,6 +617,7 @@ func (hs *clientHandshakeStateTLS13) readServerCertificate() error {
 	certReq, ok := msg.(*certificateRequestMsgTLS13)
 	if ok {
 		hs.certReq = certReq
+		c.attestBeforeCertificate(hs.transcript) // atls:hook client-before-certificate: what the server's attested key may sign
 
 		msg, err = c.readHandshake(hs.transcript)
 		if err != nil {
@@ -765,7 +766,7 @@ func (hs *clientHandshakeStateTLS13) sendClientCertificate() error {
 	certMsg.certificate = *cert
 	certMsg.scts = hs.certReq.scts && len(cert.SignedCertificateTimestamps) > 0
 	certMsg.ocspStapling = hs.certReq.ocspStapling && len(cert.OCSPStaple) > 0
-	if err := c.attestEvidence(hs.ctx, certMsg); err != nil { // atls:hook client-evidence: have the client's Evidence made
+	if err := c.attestEvidence(hs.ctx, certMsg, hs.transcript, hs.certReq.supportedSignatureAlgorithms); err != nil { // atls:hook client-evidence: have the client's Evidence made
 		return err
 	}
 

@@ -1255,6 +1255,7 @@ type certificateRequestMsgTLS13 struct {
 	supportedSignatureAlgorithms     []SignatureScheme
 	supportedSignatureAlgorithmsCert []SignatureScheme
 	certificateAuthorities           [][]byte
+	attest                           attestCertificateRequestState // atls:hook certificate-request-field: the one field of certificateRequestMsgTLS13
 }
 
 func (m *certificateRequestMsgTLS13) marshal() ([]byte, error) {
@@ -1311,6 +1312,7 @@ func (m *certificateRequestMsgTLS13) marshal() ([]byte, error) {
 					})
 				})
 			}
+			m.attest.marshal(b) // atls:hook certificate-request-marshal: the offer of attested_key_proof
 		})
 	})
 
@@ -1381,6 +1383,7 @@ func (m *certificateRequestMsgTLS13) unmarshal(data []byte) bool {
 				m.certificateAuthorities = append(m.certificateAuthorities, ca)
 			}
 		default:
+			m.attest.keep(extension, extData) // atls:hook certificate-request-unmarshal: keep what upstream does not know
 			// Ignore unknown extensions.
 			continue
 		}

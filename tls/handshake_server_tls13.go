@@ -850,6 +850,7 @@ func (hs *serverHandshakeStateTLS13) sendServerCertificate() error {
 			certReq.certificateAuthorities = c.config.ClientCAs.Subjects()
 		}
 
+		c.attestCertificateRequest(certReq) // atls:hook server-certificate-request: offer attested_key_proof
 		if _, err := hs.c.writeHandshakeRecord(certReq, hs.transcript); err != nil {
 			return err
 		}
@@ -860,7 +861,7 @@ func (hs *serverHandshakeStateTLS13) sendServerCertificate() error {
 	certMsg.certificate = *hs.cert
 	certMsg.scts = hs.clientHello.scts && len(hs.cert.SignedCertificateTimestamps) > 0
 	certMsg.ocspStapling = hs.clientHello.ocspStapling && len(hs.cert.OCSPStaple) > 0
-	if err := c.attestEvidence(hs.ctx, certMsg); err != nil { // atls:hook server-evidence: have the server's Evidence made
+	if err := c.attestEvidence(hs.ctx, certMsg, hs.transcript, hs.clientHello.supportedSignatureAlgorithms); err != nil { // atls:hook server-evidence: have the server's Evidence made
 		return err
 	}
 
@@ -1057,6 +1058,7 @@ func (hs *serverHandshakeStateTLS13) readClientCertificate() error {
 	// If we requested a client certificate, then the client must send a
 	// certificate message. If it's empty, no CertificateVerify is sent.
 
+	c.attestBeforeCertificate(hs.transcript) // atls:hook server-before-certificate: what the client's attested key may sign
 	msg, err := c.readHandshake(hs.transcript)
 	if err != nil {
 		return err
