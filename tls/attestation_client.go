@@ -171,6 +171,8 @@ func (hs *clientHandshakeStateTLS13) attestReadServerParameters(ee *encryptedExt
 		return fail(alertMissingExtension, "server does not attest, and this client requires it")
 	}
 	c.attestBeforeCertificate(hs.transcript)
+	c.attestTrace(&c.attest.peer, traceNegotiated, 0, 0, nil)
+	c.attestTrace(&c.attest.self, traceNegotiated, 0, 0, nil)
 	return nil
 }
 

@@ -142,6 +142,9 @@ type AttestationConfig struct {
 	AttestTimeout time.Duration
 	VerifyTimeout time.Duration
 
+	// Trace is called at the stages of the handshake. If nil, nothing is.
+	Trace *AttestationTrace
+
 	// CodePoints are the extension types and alerts to use. If nil, they are
 	// the defaults of attestext.CodePoints. The peer's must be the same.
 	CodePoints *attestext.CodePoints

@@ -3,6 +3,7 @@ package tls
 import (
 	"bytes"
 	"context"
+	"crypto"
 	"crypto/ecdh"
 	"crypto/rand"
 	stdtls "crypto/tls"
@@ -11,6 +12,7 @@ import (
 	"io"
 	"net"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -719,6 +721,64 @@ func updateKeysForTest(c *Conn) error {
 	suite := cipherSuiteTLS13ByID(c.cipherSuite)
 	c.setWriteTrafficSecret(suite, QUICEncryptionLevelInitial, suite.nextTrafficSecret(c.out.trafficSecret))
 	return nil
+}
+
+// TestCertificateSize: evidence up to about a megabyte is taken, and a message over it is
+// refused by its announced length, before it is read.
+//
+// Hooks: certificate-size.
+func TestCertificateMessageIsBoundedByAMegabyte(t *testing.T) {
+	big := func(n int) *stubTEE {
+		return &stubTEE{
+			attest: func(_ context.Context, req *attestext.AttestRequest) ([]byte, error) {
+				ev, err := (&stubTEE{}).honest(req.Challenge)
+				return append(ev, make([]byte, n-len(ev))...), err
+			},
+			appraise: func(ctx context.Context, ev *attestext.Evidence, ch *attestext.Challenge) (*attestext.Appraisal, error) {
+				if len(ev.CMW) != n {
+					t.Errorf("%d bytes of evidence, want %d", len(ev.CMW), n)
+				}
+				return &attestext.Appraisal{Verdict: "affirming", Key: attestPKI().server.Leaf.RawSubjectPublicKeyInfo}, nil
+			},
+		}
+	}
+	client, server := attesting()
+	bothOnly(client, server)
+	server.Attestation.AttestedKey = attestPKI().server.PrivateKey.(crypto.Signer)
+	for _, n := range []int{300_000, maxCertificateMessage - 1024} {
+		client.Attestation.Verifier, server.Attestation.Attester = big(n), big(n)
+		attestHandshake(t, client, server).mustSucceed(t)
+	}
+	// A server will not send more.
+	server.Attestation.Attester = big(maxCertificateMessage)
+	ends := attestHandshake(t, client, server)
+	if a, _ := ends.server.AlertSent(); ends.serverErr == nil || alert(a) != alertInternalError {
+		t.Errorf("server: %v, alert %v", ends.serverErr, a)
+	}
+	// And a client will not read it.
+	server.Attestation.Attester = &stubTEE{}
+	c, s := localPipe(t)
+	ends = &attestEnds{client: Client(c, client), server: Server(s, server)}
+	(&misbehavingPeer{certificate: func(e []rawEntry) []rawEntry {
+		e[0].data = make([]byte, maxCertificateMessage)
+		return e
+	}}).server(ends.server)
+	ends.run(t, c, s)
+	if a, _ := ends.client.AlertSent(); ends.clientErr == nil || !strings.Contains(ends.clientErr.Error(), "exceeds maximum of 1048576") || alert(a) != alertInternalError {
+		t.Errorf("client: %v, alert %v", ends.clientErr, a)
+	}
+	// Without attestation upstream's bound stands.
+	client.Attestation, server.Attestation = nil, nil
+	c, s = localPipe(t)
+	ends = &attestEnds{client: Client(c, client), server: Server(s, server)}
+	(&misbehavingPeer{certificate: func(e []rawEntry) []rawEntry {
+		e[0].data = make([]byte, maxHandshakeCertificateMsg)
+		return e
+	}}).server(ends.server)
+	ends.run(t, c, s)
+	if ends.clientErr == nil || !strings.Contains(ends.clientErr.Error(), "exceeds maximum of 262144") {
+		t.Errorf("client: %v", ends.clientErr)
+	}
 }
 
 // echConfigForTest returns an ECHConfigList with one ECHConfig, and that.

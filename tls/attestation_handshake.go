@@ -12,6 +12,7 @@ import (
 	"hash"
 	"io"
 	"slices"
+	"time"
 
 	"github.com/attestedtls/atls/attestext"
 	"github.com/attestedtls/atls/keyschedule"
@@ -74,7 +75,11 @@ func (c *Conn) attestChallenge(d *attestDirection, role attestext.Role, binding 
 		Verifier:  d.verifier,
 		Challenge: ch,
 	}
-	return ch.Validate()
+	if err := ch.Validate(); err != nil {
+		return err
+	}
+	c.attestTrace(d, traceChallengeReady, 0, 0, nil)
+	return nil
 }
 
 // attestKey returns the credential of a side whose Evidence takes the place of a
@@ -111,13 +116,19 @@ func (c *Conn) attestEvidence(ctx context.Context, msg *certificateMsgTLS13, tra
 		return c.attestFail(AttestationStageAttest, alertInternalError, err)
 	}
 	var cmw []byte
+	start := time.Now()
 	if d.model == attestext.Passport {
 		cmw, err = attestext.Attest(ctx, a.attestTimeout(), a.Results, d.request)
 	} else {
 		cmw, err = attestext.Attest(ctx, a.attestTimeout(), a.Attester, d.request)
 	}
+	c.attestTrace(d, traceEvidenceMade, len(cmw), time.Since(start), err)
 	if err != nil {
 		return c.attestFail(AttestationStageAttest, alertInternalError, err)
+	}
+	if n := len(cmw); n > maxCertificateMessage-1024 {
+		return c.attestFail(AttestationStageAttest, alertInternalError,
+			fmt.Errorf("evidence of %d bytes does not fit into a Certificate message, which holds %d", n, maxCertificateMessage))
 	}
 	if d.attestationOnly() {
 		msg.certificate = Certificate{Certificate: [][]byte{cmw}, PrivateKey: msg.certificate.PrivateKey}
@@ -137,6 +148,19 @@ func (c *Conn) attestEvidence(ctx context.Context, msg *certificateMsgTLS13, tra
 		msg.attest.send = append(msg.attest.send, proof)
 	}
 	return nil
+}
+
+// maxCertificateMessage bounds a Certificate message in which Evidence is expected,
+// in bytes, whatever the peer announces. Upstream's bound of 256 KiB is for
+// certificates, and the evidence of accelerators is larger.
+const maxCertificateMessage = 1 << 20
+
+// attestMaxHandshake returns the bound on a message of the given type.
+func (c *Conn) attestMaxHandshake(typ uint8, upstream int) int {
+	if typ == typeCertificate && c.attest.peer.negotiated {
+		return maxCertificateMessage
+	}
+	return upstream
 }
 
 // maxEvidenceExtension is what the extensions of a CertificateEntry hold, less the
@@ -217,6 +241,7 @@ func (c *Conn) attestReadEvidence(msg *certificateMsgTLS13) error {
 			return fail(alertDecodeError, "%v sent empty evidence", who)
 		}
 		d.evidence = certs[0]
+		c.attestTrace(d, traceEvidenceReceived, len(d.evidence), 0, nil)
 		return nil
 	}
 	if d.evidence == nil {
@@ -225,6 +250,7 @@ func (c *Conn) attestReadEvidence(msg *certificateMsgTLS13) error {
 		}
 		return fail(alertCertificateRequired, "%v agreed to attest and sent a certificate without evidence", who)
 	}
+	c.attestTrace(d, traceEvidenceReceived, len(d.evidence), 0, nil)
 	return nil
 }
 
@@ -248,11 +274,13 @@ func (c *Conn) attestAppraise(ctx context.Context) error {
 	ev := &attestext.Evidence{Type: d.selected, Verifier: d.verifier, CMW: d.evidence}
 	var result *attestext.Result
 	var err error
+	start := time.Now()
 	if d.model == attestext.Passport {
 		result, err = attestext.Appraise(ctx, a.verifyTimeout(), a.ResultsVerifier, ev, d.request.Challenge)
 	} else {
 		result, err = attestext.Appraise(ctx, a.verifyTimeout(), a.Verifier, ev, d.request.Challenge)
 	}
+	c.attestTrace(d, traceAppraised, len(ev.CMW), time.Since(start), err)
 	if err != nil {
 		return c.attestFail(AttestationStageAppraise, attestAlert(err), err)
 	}

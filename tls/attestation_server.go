@@ -232,6 +232,8 @@ func (hs *serverHandshakeStateTLS13) attestServerParameters(ee *encryptedExtensi
 	if err := answer(cp.EvidenceRequest, cp.ResultsRequest, &c.attest.self, nil); err != nil {
 		return err
 	}
+	c.attestTrace(&c.attest.self, traceNegotiated, 0, 0, nil)
+	c.attestTrace(&c.attest.peer, traceNegotiated, 0, 0, nil)
 	return answer(cp.EvidenceProposal, cp.ResultsProposal, &c.attest.peer, c.attest.peer.nonce)
 }
 

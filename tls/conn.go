@@ -1110,6 +1110,7 @@ func (c *Conn) readHandshake(transcript transcriptHash) (any, error) {
 		maxHandshakeSize = maxHandshakeCertificateMsg
 	}
 
+	maxHandshakeSize = c.attestMaxHandshake(data[0], maxHandshakeSize) // atls:hook certificate-size: evidence may be larger than certificates
 	n := int(data[1])<<16 | int(data[2])<<8 | int(data[3])
 	if n > maxHandshakeSize {
 		c.sendAlertLocked(alertInternalError)

@@ -322,7 +322,7 @@ type QUICSessionTicketOptions struct {
 // Currently, it can only be called once.
 func (q *QUICConn) SendSessionTicket(opts QUICSessionTicketOptions) error {
 	c := q.conn
-	if c.config.SessionTicketsDisabled {
+	if c.config.SessionTicketsDisabled || c.attestNoResumption() { // atls:hook quic-ticket: send none
 		return nil
 	}
 	if !c.isHandshakeComplete.Load() {
