@@ -11,6 +11,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -802,4 +803,25 @@ func echConfigForTest(t *testing.T, key *ecdh.PrivateKey) (list, conf []byte) {
 	var l cryptobyte.Builder
 	l.AddUint16LengthPrefixed(func(l *cryptobyte.Builder) { l.AddBytes(conf) })
 	return l.BytesOrPanic(), conf
+}
+
+// A ConnectionState may be asked for while a Read counts tickets.
+func TestConnectionStateDuringReads(t *testing.T) {
+	client, server := attestConfigs()
+	client.ClientSessionCache = NewLRUClientSessionCache(1)
+	c, s := localPipe(t)
+	cc, sc := Client(c, client), Server(s, server)
+	defer c.Close()
+	go func() { defer s.Close(); sc.Handshake(); sc.Write([]byte("x")) }()
+	if err := cc.Handshake(); err != nil {
+		t.Fatal(err)
+	}
+	read := make(chan error, 1)
+	go func() { _, err := cc.Read(make([]byte, 1)); read <- err }()
+	for cc.ConnectionState().TicketsReceived == 0 {
+		runtime.Gosched()
+	}
+	if err := <-read; err != nil {
+		t.Error(err)
+	}
 }

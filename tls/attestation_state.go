@@ -4,6 +4,7 @@ import (
 	"crypto"
 	"errors"
 	"net"
+	"sync/atomic"
 
 	"github.com/attestedtls/atls/attestext"
 	"github.com/attestedtls/atls/keyschedule"
@@ -32,7 +33,7 @@ type AttestationState struct {
 
 // attestConnState is what a Conn keeps for attestation. It is protected as the
 // other results of the handshake are: constant once the handshake is complete,
-// but for tickets, which belongs to whoever reads.
+// but for tickets.
 type attestConnState struct {
 	exporter *keyschedule.HandshakeExporterSecret
 	self     attestDirection  // this side attests
@@ -44,7 +45,7 @@ type attestConnState struct {
 	keyProofOffered   bool
 	beforeCertificate []byte
 
-	tickets int
+	tickets atomic.Int32 // received; written by whoever reads
 }
 
 // attestDirection is one direction of attestation on one connection.
@@ -84,7 +85,7 @@ func (s *attestConnState) state() AttestationState {
 		PeerAttestation:      s.peer.result,
 		LocalAttestation:     s.self.request,
 		RequestedAttestation: s.peer.request,
-		TicketsReceived:      s.tickets,
+		TicketsReceived:      int(s.tickets.Load()),
 	}
 }
 
@@ -103,7 +104,7 @@ func (c *Conn) attestNoResumption() bool {
 // attestTicket counts a session ticket that a client received, and reports
 // whether to drop it.
 func (c *Conn) attestTicket() bool {
-	c.attest.tickets++
+	c.attest.tickets.Add(1)
 	return c.attestNoResumption()
 }
 
