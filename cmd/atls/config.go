@@ -3,9 +3,11 @@ package main
 import (
 	"context"
 	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
 	"crypto/x509"
 	"encoding/pem"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -44,7 +46,7 @@ func (f *connFlags) setup(server bool) (*setup, error) {
 	if err := f.check(); err != nil {
 		return nil, err
 	}
-	s := &setup{config: &tls.Config{ServerName: f.serverName, MinVersion: tls.VersionTLS13}}
+	s := &setup{config: &tls.Config{ServerName: f.serverName}}
 	if err := f.identity(s, server); err != nil {
 		return nil, err
 	}
@@ -139,10 +141,18 @@ func (f *connFlags) attestation(s *setup) error {
 	if a.Verifier, err = f.verifier(s, formats); err != nil {
 		return err
 	}
-	if f.key != "" && a.Attester != nil && f.kind() == attestext.AttestationOnly {
-		if a.AttestedKey, err = readKey(f.key); err != nil {
-			return err
-		}
+	a.PeerAttestedKey = f.peerAttestedKey
+	switch {
+	case f.attest == "":
+	case f.kind() == attestext.AttestationOnly && f.key != "":
+		a.AttestedKey, err = readKey("key", f.key)
+	case f.attestedKey == "new":
+		a.AttestedKey, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	case f.attestedKey != "":
+		a.AttestedKey, err = readKey("attested-key", f.attestedKey)
+	}
+	if err != nil {
+		return err
 	}
 	if f.codePoints != "" {
 		b, err := readFile("code-points", f.codePoints)
@@ -322,14 +332,14 @@ func readCertPool(flagName, path string) (*x509.CertPool, error) {
 }
 
 // readKey reads a private key in PKCS #8, SEC 1 or PKCS #1.
-func readKey(path string) (crypto.Signer, error) {
-	b, err := readFile("key", path)
+func readKey(flagName, path string) (crypto.Signer, error) {
+	b, err := readFile(flagName, path)
 	if err != nil {
 		return nil, err
 	}
 	block, _ := pem.Decode(b)
 	if block == nil {
-		return nil, &malformedError{fmt.Errorf("--key: no PEM in %s", path)}
+		return nil, &malformedError{fmt.Errorf("--%s: no PEM in %s", flagName, path)}
 	}
 	key, err := x509.ParsePKCS8PrivateKey(block.Bytes)
 	if err != nil {
@@ -338,11 +348,11 @@ func readKey(path string) (crypto.Signer, error) {
 		}
 	}
 	if err != nil {
-		return nil, &malformedError{errors.New("--key: " + path + " holds no private key that can be read")}
+		return nil, &malformedError{fmt.Errorf("--%s: %s holds no private key that can be read", flagName, path)}
 	}
 	signer, ok := key.(crypto.Signer)
 	if !ok {
-		return nil, &malformedError{fmt.Errorf("--key: a %T cannot sign", key)}
+		return nil, &malformedError{fmt.Errorf("--%s: a %T cannot sign", flagName, key)}
 	}
 	return signer, nil
 }

@@ -24,13 +24,17 @@ Flags:
                                 from, in PEM (dial; default the system's)
     --client-ca FILE            the same for client certificates (serve)
     --servername NAME           name to ask for (dial; default the host)
-    --mode MODE                 tls-attest (default), or none: TLS 1.3 alone
+    --mode MODE                 tls-attest (default), or none: TLS alone
     --carriage HOW              auto (default), leading, post-handshake; has no effect
                                 in these modes
     --credential KIND           x509 (default): evidence beside a certificate, or
                                 attestation-only: in place of one
     --allow-attestation-only    needed for that, because evidence alone does not say
                                 which of all genuine machines answers
+    --attested-key FILE         two keys: the certificate's says who this end is, and this
+                                one, inside the TEE, is what the evidence covers; both
+                                sign the session. "new" makes one up (with --attest)
+    --peer-attested-key         accept that of the peer (with --verify)
     --binding RULE              hardened (default) or draft-08; alike on both ends
     --attest TEE                attest to the peer: softtee:tdx (proves nothing, for
                                 trying things out) or exec:COMMAND
@@ -60,6 +64,8 @@ type connFlags struct {
 	mode, carriage, credential, binding, peer string
 
 	allowAttestationOnly           bool
+	attestedKey                    string
+	peerAttestedKey                bool
 	attest, verify                 string
 	evidenceTypes, verifierIDs     []string
 	policy, trustRoots, collateral string
@@ -119,6 +125,8 @@ func (f *connFlags) register(fs *flag.FlagSet) {
 	fs.StringVar(&f.carriage, "carriage", "auto", "")
 	fs.StringVar(&f.credential, "credential", "x509", "")
 	fs.BoolVar(&f.allowAttestationOnly, "allow-attestation-only", false, "")
+	fs.StringVar(&f.attestedKey, "attested-key", "", "")
+	fs.BoolVar(&f.peerAttestedKey, "peer-attested-key", false, "")
 	fs.StringVar(&f.binding, "binding", "hardened", "")
 	fs.StringVar(&f.attest, "attest", "", "")
 	fs.StringVar(&f.verify, "verify", "", "")
@@ -161,6 +169,12 @@ func (f *connFlags) check() error {
 	case f.kind() == attestext.AttestationOnly && !f.allowAttestationOnly:
 		return usagef("evidence without a certificate does not say which of all genuine machines answers; --allow-attestation-only accepts that",
 			"--credential attestation-only without --allow-attestation-only")
+	case f.attestedKey != "" && (f.attest == "" || f.kind() == attestext.AttestationOnly):
+		return usagef("with --credential attestation-only, --key is the attested key", "--attested-key is for --attest beside a certificate")
+	case f.peerAttestedKey && (f.verify == "" || f.kind() == attestext.AttestationOnly):
+		return usagef("", "--peer-attested-key is for --verify of a peer with a certificate")
+	case (f.attestedKey != "" || f.peerAttestedKey) && f.binding != "hardened":
+		return usagef("the draft's rule covers no key", "--attested-key and --peer-attested-key need --binding hardened")
 	case f.mode == "none" && (f.attest != "" || f.verify != ""):
 		return usagef("leave --mode out", "--mode none goes with neither --attest nor --verify")
 	case f.peer != "" && f.verify == "":
