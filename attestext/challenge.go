@@ -37,7 +37,8 @@ type Challenge struct {
 	Kind CredentialKind
 	// Nonce is the relying party's, as it was on the wire: 8 to 64 bytes.
 	Nonce []byte
-	// Binder is the channel binder, as long as Nonce; nil where the rule does not use one.
+	// Binder is the channel binder, as long as Nonce. Where the rule does not use
+	// it (see UsesBinder) it may be nil, and is there to explain a mismatch.
 	Binder []byte
 	// SPKI is the DER SubjectPublicKeyInfo of the TLS identity key that the
 	// Evidence must cover. With AttestationOnly it is nil at the relying party,

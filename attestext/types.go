@@ -41,7 +41,9 @@ type Binding uint8
 
 const (
 	// BindingHardened makes the Evidence cover the channel binder, the TLS
-	// identity key and the role. It is the default. The draft has no way to
+	// identity key and, in a raw report, the role. (A key attestation token has
+	// no room for the role; there each direction's own binder stands for it.) It
+	// is the default. The draft has no way to
 	// negotiate it: both ends must be configured alike.
 	BindingHardened Binding = iota
 

@@ -63,7 +63,7 @@ func (c *Conn) attestChallenge(d *attestDirection, role attestext.Role, binding 
 		Nonce:   d.nonce,
 		SPKI:    spki,
 	}
-	if d.model == attestext.BackgroundCheck && ch.UsesBinder() {
+	if d.model == attestext.BackgroundCheck { // even where the rule uses the bare nonce, so that a mismatch of rules can be told
 		binder, err := c.attest.exporter.ChannelBinder(d.nonce)
 		if err != nil {
 			return err
@@ -322,6 +322,11 @@ func (c *Conn) attestAfterCertificateVerify(ctx context.Context) error {
 			c.sendAlert(alertBadCertificate)
 			return err
 		}
+	}
+	if c.quic != nil && !c.isClient {
+		// The gate of a QUIC connection is its 1-RTT write secret, which
+		// upstream gives a server before it has heard of the client.
+		c.quicSetWriteSecret(QUICEncryptionLevelApplication, c.cipherSuite, c.out.trafficSecret)
 	}
 	return nil
 }

@@ -49,6 +49,42 @@ func TestQUICCarriesAttestation(t *testing.T) {
 	}
 }
 
+// TestQUICGate: a server whose client is to attest gets the secret that application
+// data is written with when the client has been appraised, and not before.
+//
+// Hooks: quic-gate.
+func TestQUICServerCannotWriteBeforeTheAppraisal(t *testing.T) {
+	for _, attests := range []bool{false, true} {
+		client, server := attestConfigs()
+		appraised := false
+		if attests {
+			client.Attestation = &AttestationConfig{Attester: &stubTEE{}}
+			server.Attestation = &AttestationConfig{Verifier: &stubTEE{appraise: func(ctx context.Context, ev *attestext.Evidence, ch *attestext.Challenge) (*attestext.Appraisal, error) {
+				appraised = true
+				return (&stubTEE{}).Appraise(ctx, ev, ch)
+			}}}
+		}
+		client.MinVersion, server.MinVersion = VersionTLS13, VersionTLS13
+		cli := newTestQUICClient(t, &QUICConfig{TLSConfig: client})
+		srv := newTestQUICServer(t, &QUICConfig{TLSConfig: server})
+		cli.conn.SetTransportParameters(nil)
+		srv.conn.SetTransportParameters(nil)
+		given := false
+		err := runTestQUICConnection(context.Background(), cli, srv, func(e QUICEvent, src, dst *testQUICConn) bool {
+			if src == srv && e.Kind == QUICSetWriteSecret && e.Level == QUICEncryptionLevelApplication {
+				given = true
+				if attests && !appraised {
+					t.Error("the secret is out before the appraisal")
+				}
+			}
+			return false
+		})
+		if err != nil || !given {
+			t.Errorf("attests %v: %v, secret given %v", attests, err, given)
+		}
+	}
+}
+
 func TestQUICRefusalHasTheAlert(t *testing.T) {
 	client, server := attesting()
 	sends(func(tee *stubTEE, _ context.Context, ch attestext.Challenge) ([]byte, error) {

@@ -47,9 +47,12 @@ func checkAttested(t *testing.T, ends *attestEnds, kind attestext.CredentialKind
 	if !bytes.Equal(rc.Nonce, lc.Nonce) || !bytes.Equal(rc.Binder, lc.Binder) || len(rc.Nonce) != 32 {
 		t.Errorf("the ends disagree: %+v, %+v", rc, lc)
 	}
-	usesBinder := kind == attestext.CertAttestation || binding == attestext.BindingHardened
-	if usesBinder != (len(rc.Binder) == 32) {
-		t.Errorf("binder of %d bytes", len(rc.Binder))
+	want := rc.Binder
+	if kind == attestext.AttestationOnly && binding == attestext.BindingDraft08 {
+		want = rc.Nonce
+	}
+	if len(rc.Binder) != 32 || !bytes.Equal(rc.Value(), want) {
+		t.Errorf("the challenge is %x, want %x", rc.Value(), want)
 	}
 	if !bytes.Equal(r.Key(), lc.SPKI) || len(r.Key()) == 0 {
 		t.Error("the attested key is not that of the server")

@@ -922,7 +922,7 @@ func (hs *serverHandshakeStateTLS13) sendServerFinished() error {
 	serverSecret := hs.masterSecret.ServerApplicationTrafficSecret(hs.transcript)
 	c.setWriteTrafficSecret(hs.suite, QUICEncryptionLevelApplication, serverSecret)
 
-	if c.quic != nil {
+	if c.quic != nil && !c.attest.peer.negotiated { // atls:hook quic-gate: hold the secret back until the client's appraisal
 		c.quicSetWriteSecret(QUICEncryptionLevelApplication, hs.suite.id, serverSecret)
 	}
 

@@ -117,10 +117,12 @@ func newRequest(f attestext.EvidenceFormat, ch *attestext.Challenge) *request {
 		Type:      typeName(f),
 		Challenge: ch.Value(),
 		Nonce:     ch.Nonce,
-		Binder:    ch.Binder,
 		SPKI:      ch.SPKI,
 		Role:      ch.Role.String(),
 		Binding:   ch.Binding.String(),
+	}
+	if ch.UsesBinder() {
+		r.Binder = ch.Binder
 	}
 	if rd, err := ch.ReportData(); err == nil {
 		r.ReportData = rd[:]

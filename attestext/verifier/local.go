@@ -97,6 +97,9 @@ func (l *Local) Appraise(ctx context.Context, ev *attestext.Evidence, expected *
 	if !tsm.IsReport(format) {
 		return nil, attestext.Errorf(attestext.ErrWrongType, opAppraise, "%v is not supported here", format)
 	}
+	if !ev.Type.Format.Matches(format) {
+		return nil, wrongType(format, ev)
+	}
 	if expected.Kind == attestext.AttestationOnly {
 		return nil, attestext.Errorf(attestext.ErrWrongType, opAppraise, "a report by itself names no TLS key; attestation-only wants it in a bundle with a key attestation token")
 	}
@@ -113,6 +116,15 @@ func (l *Local) bundle(ev *attestext.Evidence, expected *attestext.Challenge) (*
 	}
 	if !tsm.IsReport(pat.Format) {
 		return nil, attestext.Errorf(attestext.ErrWrongType, opAppraise, "platform evidence in %v is not supported here", pat.Format)
+	}
+	// With attestation-only, a bundle is the one shape that a report can come in,
+	// so that the name of the report is enough to ask for it.
+	format := eat.BundleFormat
+	if expected.Kind == attestext.AttestationOnly && ev.Type.Format.Equal(pat.Format) {
+		format = pat.Format
+	}
+	if !ev.Type.Format.Matches(format) {
+		return nil, wrongType(format, ev)
 	}
 	kat, err := eat.VerifyKAT(token)
 	if err != nil {
@@ -131,12 +143,12 @@ func (l *Local) bundle(ev *attestext.Evidence, expected *attestext.Challenge) (*
 	a.Key = kat.TIK
 	// A quote has no date: the platform evidence of a bundle is as old as its key.
 	a.Claims["platform_evidence_age"] = "unknown"
-	// With attestation-only, a bundle is the one shape that a report can come in,
-	// so that the name of the report is enough to ask for it.
-	if expected.Kind != attestext.AttestationOnly || !ev.Type.Format.Equal(pat.Format) {
-		a.Format = eat.BundleFormat
-	}
+	a.Format = format
 	return a, nil
+}
+
+func wrongType(got attestext.EvidenceFormat, ev *attestext.Evidence) error {
+	return attestext.Errorf(attestext.ErrWrongType, opAppraise, "evidence is %v, selected was %v", got, ev.Type.Format)
 }
 
 // report appraises a TSM report whose binding bound checks.

@@ -208,7 +208,7 @@ func (r *report) setDirections(as tls.AttestationState) {
 	if ch.Nonce != nil {
 		r.Nonce = new(hex.EncodeToString(ch.Nonce))
 	}
-	if ch.Binder != nil {
+	if ch.Binder != nil && ch.UsesBinder() {
 		r.Binder = new(hex.EncodeToString(ch.Binder))
 	}
 }
