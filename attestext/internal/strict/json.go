@@ -13,7 +13,11 @@ import (
 // CheckJSON reports whether b is one JSON array or object in valid UTF-8, from
 // its first byte to its last, without duplicate names, and within MaxDepth and
 // MaxItems. The functions below are for what has passed it.
-func CheckJSON(b []byte) error {
+func CheckJSON(b []byte) error { return CheckJSONWithin(b, MaxDepth, MaxItems) }
+
+// CheckJSONWithin is CheckJSON with bounds of the caller's: how deep arrays and
+// objects nest, and how many elements or pairs one of them has.
+func CheckJSONWithin(b []byte, maxDepth, maxItems int) error {
 	if !utf8.Valid(b) {
 		return errors.New("JSON text is not UTF-8")
 	}
@@ -27,11 +31,11 @@ func CheckJSON(b []byte) error {
 	}
 	d := json.NewDecoder(bytes.NewReader(b))
 	d.UseNumber()
-	return checkJSONValue(d, 0)
+	return checkJSONValue(d, maxDepth, maxItems)
 }
 
-// checkJSONValue reads one value, which lies inside depth arrays and objects.
-func checkJSONValue(d *json.Decoder, depth int) error {
+// checkJSONValue reads one value, in which depth arrays and objects may nest.
+func checkJSONValue(d *json.Decoder, depth, maxItems int) error {
 	tok, err := d.Token()
 	if err != nil {
 		return err
@@ -40,13 +44,13 @@ func checkJSONValue(d *json.Decoder, depth int) error {
 	if !ok {
 		return nil
 	}
-	if depth == MaxDepth {
-		return fmt.Errorf("JSON text nests deeper than %d levels", MaxDepth)
+	if depth == 0 {
+		return errors.New("JSON text nests too deep")
 	}
 	names := make(map[string]bool)
 	for n := 0; d.More(); n++ {
-		if n == MaxItems {
-			return fmt.Errorf("JSON array or object has more than %d items", MaxItems)
+		if n == maxItems {
+			return fmt.Errorf("JSON array or object has more than %d items", maxItems)
 		}
 		if open == '{' {
 			tok, err := d.Token()
@@ -59,7 +63,7 @@ func checkJSONValue(d *json.Decoder, depth int) error {
 			}
 			names[name] = true
 		}
-		if err := checkJSONValue(d, depth+1); err != nil {
+		if err := checkJSONValue(d, depth-1, maxItems); err != nil {
 			return err
 		}
 	}
