@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/attestedtls/atls/attestext"
+	"github.com/attestedtls/atls/attestext/cmw"
 	"github.com/attestedtls/atls/attestext/ear"
 	"github.com/lestrrat-go/jwx/v2/jwa"
 	"github.com/lestrrat-go/jwx/v2/jws"
@@ -709,4 +710,31 @@ func FuzzParseKeys(f *testing.F) {
 			t.Fatalf("%v, %v", keys, err)
 		}
 	})
+}
+
+func TestWrappedTokenIsAnAttestationResult(t *testing.T) {
+	token := sign(t, claims(), keyA)
+	b, err := ear.Wrap(token)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w, err := cmw.Parse(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if w.Form != cmw.CBORRecord || w.Record.Ind != cmw.AttestationResults || w.Record.Format != ear.Format {
+		t.Errorf("wrapped as %+v", w.Record)
+	}
+	got, profile, err := ear.Unwrap(b)
+	if err != nil || !bytes.Equal(got, token) || profile != ear.Profile {
+		t.Errorf("unwraps to %q, %q, %v", got, profile, err)
+	}
+	if _, err := ear.Wrap([]byte("e..")); !errors.Is(err, attestext.ErrMalformed) {
+		t.Errorf("wraps what is no token: %v", err)
+	}
+	for n := range b {
+		if _, _, err := ear.Unwrap(b[:n]); !errors.Is(err, attestext.ErrMalformed) {
+			t.Fatalf("the first %d of %d bytes: %v", n, len(b), err)
+		}
+	}
 }
