@@ -18,6 +18,7 @@ import (
 	"github.com/attestedtls/atls/attestext"
 	"github.com/attestedtls/atls/attestext/execplugin"
 	"github.com/attestedtls/atls/attestext/policy"
+	"github.com/attestedtls/atls/attestext/results"
 	"github.com/attestedtls/atls/attestext/softtee"
 	"github.com/attestedtls/atls/attestext/tdx"
 	"github.com/attestedtls/atls/attestext/verifier"
@@ -135,10 +136,20 @@ func (f *connFlags) attestation(s *setup) error {
 	if f.peer == "request" {
 		a.Peer = tls.RequestAttestation
 	}
-	if a.Attester, err = f.attester(s, formats); err != nil {
+	if path, ok := strings.CutPrefix(f.attest, "results:"); ok {
+		a.Results, err = f.resultsHolder(path)
+	} else {
+		a.Attester, err = f.attester(s, formats)
+	}
+	if err != nil {
 		return err
 	}
-	if a.Verifier, err = f.verifier(s, formats); err != nil {
+	if f.verify == "results" {
+		a.ResultsVerifier, err = f.resultsVerifier()
+	} else {
+		a.Verifier, err = f.verifier(s, formats)
+	}
+	if err != nil {
 		return err
 	}
 	a.PeerAttestedKey = f.peerAttestedKey
@@ -169,7 +180,7 @@ func (f *connFlags) attestation(s *setup) error {
 
 // attester returns what --attest names, or nil.
 func (f *connFlags) attester(s *setup, formats []attestext.EvidenceFormat) (attestext.Attester, error) {
-	const hint = "this version has softtee:tdx and exec:COMMAND"
+	const hint = "this version has softtee:tdx, exec:COMMAND and results:FILE"
 	scheme, rest, _ := strings.Cut(f.attest, ":")
 	switch {
 	case f.attest == "":
@@ -193,7 +204,7 @@ func (f *connFlags) attester(s *setup, formats []attestext.EvidenceFormat) (atte
 			return nil, err
 		}
 		return c, nil
-	case f.attest == "softtee:snp" || f.attest == "configfs" || scheme == "results":
+	case f.attest == "softtee:snp" || f.attest == "configfs":
 		return nil, usagef(hint, "--attest %s is not available in this version", f.attest)
 	}
 	return nil, usagef(hint, "--attest cannot be %q", f.attest)
@@ -201,7 +212,7 @@ func (f *connFlags) attester(s *setup, formats []attestext.EvidenceFormat) (atte
 
 // verifier returns what --verify names, or nil.
 func (f *connFlags) verifier(s *setup, formats []attestext.EvidenceFormat) (attestext.Verifier, error) {
-	const hint = "this version has local and exec:COMMAND"
+	const hint = "this version has local, exec:COMMAND and results"
 	scheme, rest, _ := strings.Cut(f.verify, ":")
 	switch {
 	case f.verify == "":
@@ -228,10 +239,71 @@ func (f *connFlags) verifier(s *setup, formats []attestext.EvidenceFormat) (atte
 			return nil, err
 		}
 		return c, nil
-	case scheme == "veraison" || f.verify == "results":
+	case scheme == "veraison":
 		return nil, usagef(hint, "--verify %s is not available in this version", f.verify)
 	}
 	return nil, usagef(hint, "--verify cannot be %q", f.verify)
+}
+
+// identities returns what --verifier-id names, nil if nothing.
+func (f *connFlags) identities() []attestext.VerifierIdentity {
+	var ids []attestext.VerifierIdentity
+	for _, id := range f.verifierIDs {
+		ids = append(ids, attestext.VerifierIdentity(id))
+	}
+	return ids
+}
+
+// resultsHolder returns a holder of the results in a file, which is read again when
+// it changes.
+func (f *connFlags) resultsHolder(path string) (attestext.ResultsHolder, error) {
+	if _, err := readFile("attest", path); err != nil {
+		return nil, err
+	}
+	h, err := results.OpenHolder(path, nil)
+	if err != nil {
+		return nil, &malformedError{fmt.Errorf("--attest results: %w", err)}
+	}
+	if f.verify == "results" || len(f.verifierIDs) == 0 { // the identities are those to trust
+		return h, nil
+	}
+	return &someResults{h, f.identities()}, nil
+}
+
+// resultsVerifier returns a verifier of results by those whom --trust-roots and
+// --verifier-id name.
+func (f *connFlags) resultsVerifier() (attestext.ResultsVerifier, error) {
+	b, err := readFile("trust-roots", f.trustRoots)
+	if err != nil {
+		return nil, err
+	}
+	trust, err := results.ParseTrust(b, f.identities())
+	if err != nil {
+		return nil, &malformedError{fmt.Errorf("--trust-roots: %w", err)}
+	}
+	v, err := results.NewVerifier(trust, nil)
+	if err != nil {
+		return nil, &malformedError{fmt.Errorf("--trust-roots: %w", err)}
+	}
+	return v, nil
+}
+
+// someResults narrows a holder to the verifiers that --verifier-id names, in that order.
+type someResults struct {
+	attestext.ResultsHolder
+	wanted []attestext.VerifierIdentity
+}
+
+// Verifiers returns the verifiers that are both wanted and held.
+func (s *someResults) Verifiers() []attestext.VerifierIdentity {
+	held := s.ResultsHolder.Verifiers()
+	var ids []attestext.VerifierIdentity
+	for _, w := range s.wanted {
+		if slices.Contains(held, w) {
+			ids = append(ids, w)
+		}
+	}
+	return ids
 }
 
 func (s *setup) plugin(flagName, line string, formats []attestext.EvidenceFormat) (*execplugin.Command, error) {

@@ -49,7 +49,8 @@ func (p pair) same(t *testing.T, binder bool) {
 			t.Errorf("%s: server %v, client %v", name, p.s[name], p.c[name])
 		}
 	}
-	if p.c["nonce"] == nil || p.c["model"] != "background-check" || (p.c["binder"] != nil) != binder {
+	passport := p.c["model"] == "passport" // which has no nonce, no binder and no type
+	if (p.c["nonce"] == nil) != passport || (p.c["evidence_type"] == nil) != passport || !passport && p.c["model"] != "background-check" || (p.c["binder"] != nil) != binder {
 		t.Errorf("nonce %v, binder %v, model %v", p.c["nonce"], p.c["binder"], p.c["model"])
 	}
 	if p.s["bytes_in"] != p.c["bytes_out"] || p.s["bytes_out"] != p.c["bytes_in"] {
@@ -71,6 +72,7 @@ func TestAttestedConnections(t *testing.T) {
 	softTEE := []string{"--attest", "softtee:tdx"}
 	attestExec, verifyExec := []string{"--attest", execCommand("attest")}, []string{"--verify", execCommand("verify")}
 	clientCA := []string{"--client-ca", pki("ca.pem")}
+	passport := []string{"--verify", "results", "--trust-roots", pki("verifiers.json")}
 	for _, c := range []struct {
 		name           string
 		serve, dial    []string
@@ -86,6 +88,9 @@ func TestAttestedConnections(t *testing.T) {
 		{"server, two keys", args(identity(), softTEE, []string{"--attested-key", "new"}), args(verifySoftTEE(), []string{"--peer-attested-key"}), true, false, true},
 		{"both, two keys", args(identity(), clientCA, softTEE, verifySoftTEE(), []string{"--attested-key", pki("client-key.pem"), "--peer-attested-key"}),
 			args(clientIdentity(), softTEE, verifySoftTEE(), []string{"--attested-key", "new", "--peer-attested-key"}), true, true, true},
+		{"server, passport", args(identity(), []string{"--attest", "results:" + pki("results.json")}), passport, true, false, false},
+		{"client, passport", args(identity(), clientCA, passport), args(clientIdentity(), []string{"--attest", "results:" + pki("client-results.json")}), false, true, false},
+		{"both, one by passport", args(identity(), clientCA, verifySoftTEE(), []string{"--attest", "results:" + pki("results.json"), "--verifier-id", string(softtee.ResultsIdentity)}), args(clientIdentity(), softTEE, passport), true, true, false},
 		{"server, by command", args(identity(), attestExec), verifyExec, true, false, true},
 		{"server, attestation-only, by command", args(attestExec, only), args(verifyExec, only), true, false, true},
 		{"client, by command", args(identity(), clientCA, verifyExec), args(clientIdentity(), attestExec), false, true, true},
@@ -97,6 +102,9 @@ func TestAttestedConnections(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			p := connect(t, c.serve, c.dial)
 			p.ok(t)
+			if wants := strings.Contains(c.name, "passport"); wants != (p.c["model"] == "passport") {
+				t.Errorf("model is %v", p.c["model"])
+			}
 			if c.name != "server, any type" { // one end knows what came of it
 				p.same(t, c.binder)
 			}
@@ -151,6 +159,15 @@ func TestRefusedConnections(t *testing.T) {
 			42, false, "appraise", 3, 3, nil},
 		{"two keys that are not accepted", args(identity(), softTEE, []string{"--attested-key", "new"}), verifySoftTEE(),
 			109, true, "attest", 3, 3, []string{"attested_key_proof"}},
+		{"results of nobody trusted", args(identity(), []string{"--attest", "results:" + pki("results.json")}),
+			[]string{"--verify", "results", "--trust-roots", write("key.pem", softtee.NewResultsIssuer(&softtee.ResultsOptions{Seed: "x"}).PublicKeyPEM()), "--verifier-id", "other.example"},
+			225, true, "negotiate", 3, 3, []string{"other.example"}},
+		{"results signed by another key", args(identity(), []string{"--attest", "results:" + pki("results.json")}),
+			[]string{"--verify", "results", "--trust-roots", write("key2.pem", softtee.NewResultsIssuer(&softtee.ResultsOptions{Seed: "x"}).PublicKeyPEM()), "--verifier-id", string(softtee.ResultsIdentity)},
+			42, false, "appraise", 3, 3, nil},
+		{"results over another key", args(identity(), []string{"--attest", "results:" + pki("client-results.json")}),
+			[]string{"--verify", "results", "--trust-roots", pki("verifiers.json")},
+			80, true, "attest", 3, 3, nil},
 		{"no collateral", args(identity(), softTEE), []string{"--verify", "local", "--trust-roots", pki("trust-roots.pem")},
 			80, false, "appraise", 3, 3, []string{"collateral"}},
 		{"other measurement", args(identity(), softTEE), []string{"--verify", "local", "--trust-roots", pki("trust-roots.pem"), "--collateral", pki("collateral.json"), "--policy", otherPolicy},

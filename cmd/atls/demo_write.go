@@ -8,6 +8,7 @@ import (
 	"crypto/sha256"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -20,6 +21,7 @@ import (
 
 	"github.com/attestedtls/atls/attestext"
 	"github.com/attestedtls/atls/attestext/cmw"
+	"github.com/attestedtls/atls/attestext/results"
 	"github.com/attestedtls/atls/attestext/softtee"
 	"github.com/attestedtls/atls/attestext/tsm"
 	"github.com/attestedtls/atls/tls"
@@ -27,6 +29,9 @@ import (
 
 // demoLifetime is that of everything that the demonstration issues.
 const demoLifetime = 365 * 24 * time.Hour
+
+// demoResultLifetime is that of its results: relying parties take none that is older.
+const demoResultLifetime = 24 * time.Hour
 
 // A demoPKI is an authority with a server and a client, made anew each time.
 type demoPKI struct {
@@ -139,6 +144,21 @@ func demoFiles(now time.Time) ([]demoFile, error) {
 	if err != nil {
 		return nil, err
 	}
+	issuer := softtee.NewResultsIssuer(&softtee.ResultsOptions{Lifetime: demoResultLifetime})
+	serverResult, err := demoResult(issuer, p.server.Leaf, now)
+	if err != nil {
+		return nil, err
+	}
+	clientResult, err := demoResult(issuer, p.client.Leaf, now)
+	if err != nil {
+		return nil, err
+	}
+	trusted, err := json.MarshalIndent(map[string]any{"verifiers": []any{map[string]any{
+		"id": issuer.Identity(), "keys": []string{string(issuer.PublicKeyPEM())},
+	}}}, "", "  ")
+	if err != nil {
+		return nil, err
+	}
 	return []demoFile{
 		{"cert.pem", "the server's certificate, for localhost", false, certPEM(p.server.Certificate[0])},
 		{"key.pem", "its key", true, serverKey},
@@ -148,9 +168,21 @@ func demoFiles(now time.Time) ([]demoFile, error) {
 		{"trust-roots.pem", "the root of the software TEE (insecure: trusting it is trusting everybody)", false, softtee.RootsPEM()},
 		{"collateral.json", "what its pretended manufacturer says of its platforms, for a year", false, collateral},
 		{"policy.json", "the measurements that are acceptable", false, softtee.Policy()},
+		{"results.json", "a result about the server that a software verifier gave, good for a day (passport)", false, serverResult},
+		{"client-results.json", "the same about the client", false, clientResult},
+		{"verifiers.json", "whose results to trust: that verifier's (insecure as well)", false, trusted},
 		{"quote.bin", "a TDX quote of the software TEE", false, quote},
 		{"evidence.cmw", "the same quote as it travels: in a TSM report, in a CMW", false, evidence},
 	}, nil
+}
+
+// demoResult returns a file with one result, over the key of a certificate.
+func demoResult(issuer *softtee.ResultsIssuer, cert *x509.Certificate, now time.Time) ([]byte, error) {
+	r, err := issuer.Issue(cert.RawSubjectPublicKeyInfo, now)
+	if err != nil {
+		return nil, err
+	}
+	return results.MarshalHeld([]results.Held{{Verifier: issuer.Identity(), Result: r}})
 }
 
 // sampleEvidence returns a quote over a fixed string, and the wrapper with it.

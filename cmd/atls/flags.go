@@ -37,9 +37,12 @@ Flags:
     --peer-attested-key         accept that of the peer (with --verify)
     --binding RULE              hardened (default) or draft-08; alike on both ends
     --attest TEE                attest to the peer: softtee:tdx (proves nothing, for
-                                trying things out) or exec:COMMAND
-    --verify HOW                have the peer attest, and appraise it: local or
-                                exec:COMMAND
+                                trying things out), exec:COMMAND, or results:FILE, which
+                                presents what a verifier said before (passport)
+    --verify HOW                have the peer attest, and appraise it: local, exec:COMMAND,
+                                or results, which asks for such a result (passport)
+    --verifier-id ID            with results: whose to present or to trust; repeatable, in
+                                order of preference. The default is all in the file
     --peer POLICY               require (default) or request evidence; with --verify
     --evidence-type TYPE        media type or content format number; repeatable, in
                                 order of preference. The default for exec: is
@@ -47,7 +50,9 @@ Flags:
                                 with attestation-only the bundle of a KAT and a PAT
     --policy FILE               what --verify local accepts; without one, any genuine
                                 and current TEE, with the verdict "warning"
-    --trust-roots FILE          roots of the peer's TEE in PEM (default Intel's)
+    --trust-roots FILE          roots of the peer's TEE in PEM (default Intel's); with
+                                --verify results the keys of verifiers, in JSON, or in PEM
+                                with one --verifier-id
     --collateral FILE           what the TEE's manufacturer says of its platforms, JSON
     --code-points FILE          extension and alert numbers, JSON
     --keylog FILE               append the connection's secrets, as SSLKEYLOGFILE
@@ -179,10 +184,12 @@ func (f *connFlags) check() error {
 		return usagef("leave --mode out", "--mode none goes with neither --attest nor --verify")
 	case f.peer != "" && f.verify == "":
 		return usagef("--verify says how to appraise the peer", "--peer %s has no effect without --verify", f.peer)
-	case f.verify != "local" && f.policy+f.trustRoots+f.collateral != "":
+	case f.verify != "local" && f.policy+f.collateral != "", f.verify != "local" && f.verify != "results" && f.trustRoots != "":
 		return usagef("they are for --verify local", "--policy, --trust-roots and --collateral have no effect here, and the peer would not be held to them")
-	case len(f.verifierIDs) > 0:
-		return usagef("", "--verifier-id is for the passport model, which is not available in this version")
+	case f.verify == "results" && f.trustRoots == "":
+		return usagef("it names the keys that results are signed with", "--verify results needs --trust-roots")
+	case len(f.verifierIDs) > 0 && f.verify != "results" && !strings.HasPrefix(f.attest, "results:"):
+		return usagef("", "--verifier-id is for --attest results:FILE and --verify results")
 	case len(f.evidenceTypes) > 0 && f.attest == "" && f.verify == "":
 		return usagef("", "--evidence-type has no effect without --attest or --verify")
 	case f.timeout <= 0:

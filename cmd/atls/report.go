@@ -201,7 +201,9 @@ func (r *report) setDirections(as tls.AttestationState) {
 		return
 	}
 	ch := shown.Challenge
-	r.EvidenceType = new(formatName(shown.Type.Format))
+	if ch.Model == attestext.BackgroundCheck {
+		r.EvidenceType = new(formatName(shown.Type.Format))
+	}
 	r.Model = new(ch.Model.String())
 	r.Credential = ch.Kind.String()
 	r.Binding = ch.Binding.String()
