@@ -290,12 +290,22 @@ func TestNobodyAnswers(t *testing.T) {
 }
 
 func TestTextGoesToPeople(t *testing.T) {
-	r := serve(t, args(identity(), []string{"--once", "--attest", "softtee:tdx"})...)
-	e := atls(t, "hello\n", append([]string{"dial", "--ca", pki("ca.pem"), r.addr}, verifySoftTEE()...)...)
-	if e.status != 0 || e.stdout != "hello\n" || !strings.Contains(e.stderr, "verdict        affirming") {
-		t.Errorf("status %d, standard output %q, standard error %q", e.status, e.stdout, e.stderr)
+	for _, c := range []struct {
+		attest string
+		verify []string
+		says   string
+	}{
+		{"softtee:tdx", verifySoftTEE(), "attested (application/vnd.veraison.tsm-report+cbor, x509, hardened)"},
+		{"results:" + pki("results.json"), []string{"--verify", "results", "--trust-roots", pki("verifiers.json")},
+			"attested (result by " + string(softtee.ResultsIdentity) + ", x509, hardened)"},
+	} {
+		r := serve(t, args(identity(), []string{"--once", "--attest", c.attest})...)
+		e := atls(t, "hello\n", append([]string{"dial", "--ca", pki("ca.pem"), r.addr}, c.verify...)...)
+		if e.status != 0 || e.stdout != "hello\n" || !strings.Contains(e.stderr, "verdict        affirming") || !strings.Contains(e.stderr, c.says) {
+			t.Errorf("status %d, standard output %q, standard error %q", e.status, e.stdout, e.stderr)
+		}
+		r.end()
 	}
-	r.end()
 }
 
 func TestInterruptEndsServe(t *testing.T) {

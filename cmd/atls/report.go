@@ -44,6 +44,8 @@ type report struct {
 
 	err    error
 	remote string
+	// What either end sent, for people.
+	selfSent, peerSent string
 }
 
 // A reportedPeer is what was found about a peer that was asked to attest.
@@ -190,9 +192,11 @@ func (r *report) setDirections(as tls.AttestationState) {
 	peer := as.RequestedAttestation
 	if as.PeerAttestation.Valid() {
 		c := as.PeerAttestation.Challenge()
-		peer = &attestext.AttestRequest{Type: as.PeerAttestation.Evidence().Type, Challenge: &c}
+		ev := as.PeerAttestation.Evidence()
+		peer = &attestext.AttestRequest{Type: ev.Type, Verifier: ev.Verifier, Challenge: &c}
 	}
 	r.SelfAttested = as.LocalAttestation != nil
+	r.selfSent, r.peerSent = sent(as.LocalAttestation), sent(peer)
 	shown := peer
 	if self := as.LocalAttestation; self != nil && (peer == nil || self.Challenge.Role == attestext.RoleServer) {
 		shown = self
@@ -213,6 +217,18 @@ func (r *report) setDirections(as tls.AttestationState) {
 	if ch.Binder != nil && ch.UsesBinder() {
 		r.Binder = new(hex.EncodeToString(ch.Binder))
 	}
+}
+
+// sent says in a few words what was sent in answer to a request, which may be nil.
+func sent(req *attestext.AttestRequest) string {
+	if req == nil {
+		return ""
+	}
+	what := formatName(req.Type.Format)
+	if req.Challenge.Model == attestext.Passport {
+		what = "result by " + string(req.Verifier)
+	}
+	return fmt.Sprintf("%s, %v, %v", printable(what), req.Challenge.Kind, req.Challenge.Binding)
 }
 
 // formatName names f as --evidence-type does: the media type, or the number of the
@@ -279,13 +295,13 @@ func (r *report) text(w io.Writer) {
 		fmt.Fprintf(w, "  binder         %s\n", *r.Binder)
 	}
 	if r.SelfAttested {
-		fmt.Fprintf(w, "  this side      sent evidence (%s, %s, %s)\n", printable(*r.EvidenceType), r.Credential, r.Binding)
+		fmt.Fprintf(w, "  this side      attested (%s)\n", r.selfSent)
 	}
 	switch {
 	case r.Peer == nil:
 		fmt.Fprintf(w, "  peer           was not asked to attest\n")
 	case r.Peer.Attested:
-		fmt.Fprintf(w, "  peer           attested (%s, %s, %s)\n", printable(*r.EvidenceType), r.Credential, r.Binding)
+		fmt.Fprintf(w, "  peer           attested (%s)\n", r.peerSent)
 		fmt.Fprintf(w, "  verdict        %s\n", r.Peer.Verdict)
 		if r.Peer.Machine != nil {
 			fmt.Fprintf(w, "  machine        %s\n", *r.Peer.Machine)
