@@ -236,8 +236,15 @@ func within[T any](ctx context.Context, timeout time.Duration, who string, f fun
 		err error
 	}
 	var zero T
+	handshake := ctx
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
+	late := func(err error) error {
+		if handshake.Err() != nil {
+			return fmt.Errorf("no answer before the handshake's own deadline: %w", err)
+		}
+		return fmt.Errorf("no answer within %v: %w", timeout, err)
+	}
 	ch := make(chan answer, 1)
 	go func() {
 		defer func() {
@@ -252,7 +259,7 @@ func within[T any](ctx context.Context, timeout time.Duration, who string, f fun
 	case a := <-ch:
 		if a.err != nil {
 			if errors.Is(a.err, context.DeadlineExceeded) {
-				return zero, &Error{Class: ErrUnavailable, Op: who, Err: fmt.Errorf("no answer within %v: %w", timeout, a.err)}
+				return zero, &Error{Class: ErrUnavailable, Op: who, Err: late(a.err)}
 			}
 			return zero, a.err
 		}
@@ -260,7 +267,7 @@ func within[T any](ctx context.Context, timeout time.Duration, who string, f fun
 	case <-ctx.Done():
 		err := context.Cause(ctx)
 		if errors.Is(err, context.DeadlineExceeded) {
-			err = fmt.Errorf("no answer within %v: %w", timeout, err)
+			err = late(err)
 		}
 		return zero, &Error{Class: ErrUnavailable, Op: who, Err: err}
 	}

@@ -13,6 +13,7 @@ package attestext
 import (
 	"fmt"
 	"mime"
+	"strconv"
 	"strings"
 )
 
@@ -122,9 +123,13 @@ type EvidenceFormat struct {
 	ContentFormat uint16
 }
 
-// String returns the media type, or "content-format N".
+// String returns the media type, quoted if it has any but printable ASCII
+// characters, or "content-format N".
 func (f EvidenceFormat) String() string {
 	if f.MediaType != "" {
+		if strings.ContainsFunc(f.MediaType, func(r rune) bool { return r < ' ' || r > '~' }) {
+			return strconv.QuoteToASCII(f.MediaType) // it may be a peer's, and go to a log
+		}
 		return f.MediaType
 	}
 	return fmt.Sprintf("content-format %d", f.ContentFormat)

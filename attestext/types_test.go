@@ -41,3 +41,16 @@ func TestTypedCollectionMatchesOnlyItself(t *testing.T) {
 		t.Error("the bare wrapper does not match a typed collection")
 	}
 }
+
+// A peer's media type may be printed where a terminal or a log reads it.
+func TestFormatsPrintNoControlCharacters(t *testing.T) {
+	for in, want := range map[string]string{
+		"application/eat+cwt; eat_profile=\"x\"": "application/eat+cwt; eat_profile=\"x\"",
+		"a\nlevel=info\x1b[2J":                   `"a\nlevel=info\x1b[2J"`,
+		"caf\u00e9/x":                            `"caf\u00e9/x"`,
+	} {
+		if got := (EvidenceFormat{MediaType: in}).String(); got != want {
+			t.Errorf("%q prints as %s", in, got)
+		}
+	}
+}

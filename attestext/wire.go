@@ -53,7 +53,7 @@ type ResultsHello struct{ Verifiers []VerifierIdentity }
 type ResultsSelection struct{ Verifier VerifierIdentity }
 
 // Marshal returns the extension data. It fails for an empty list, one over 255
-// bytes, a media type that is not a valid one, and a nonce outside of 8 to 255 bytes.
+// bytes, and a nonce outside of 8 to 255 bytes.
 func (h *EvidenceHello) Marshal() ([]byte, error) {
 	if len(h.Types) == 0 {
 		return nil, errors.New("no evidence types to offer")

@@ -106,7 +106,10 @@ type AttestationConfig struct {
 	// PeerCredentials lists what the peer's Evidence may come with, in order of
 	// preference. If nil, it is attestext.CertAttestation alone. A server
 	// whose client attests beside a certificate asks for that certificate and
-	// verifies it, even if ClientAuth is NoClientCert.
+	// verifies it, even if ClientAuth is NoClientCert; RequestClientCert and
+	// RequireAnyClientCert leave it unverified only with AllowAttestationOnly.
+	// A server whose ClientAuth requires a certificate takes no Evidence in
+	// place of one.
 	PeerCredentials []attestext.CredentialKind
 
 	// PeerBinding is the rule that the peer's Evidence is checked by,
@@ -138,7 +141,9 @@ type AttestationConfig struct {
 	NonceSize int
 
 	// AttestTimeout and VerifyTimeout bound a call of Attester and Verifier. If
-	// zero, each is 10 seconds. The handshake's context ends a call as well.
+	// zero, each is 10 seconds. The handshake's context and Close end a call as
+	// well; deadlines set by SetDeadline do not. A QUICConn waits for the call
+	// in whichever method moved the handshake on.
 	AttestTimeout time.Duration
 	VerifyTimeout time.Duration
 

@@ -117,6 +117,8 @@ func (c *Conn) attestEvidence(ctx context.Context, msg *certificateMsgTLS13, tra
 	}
 	var cmw []byte
 	start := time.Now()
+	ctx, done := c.attestCall(ctx)
+	defer done()
 	if d.model == attestext.Passport {
 		cmw, err = attestext.Attest(ctx, a.attestTimeout(), a.Results, d.request)
 	} else {
@@ -275,6 +277,8 @@ func (c *Conn) attestAppraise(ctx context.Context) error {
 	var result *attestext.Result
 	var err error
 	start := time.Now()
+	ctx, done := c.attestCall(ctx)
+	defer done()
 	if d.model == attestext.Passport {
 		result, err = attestext.Appraise(ctx, a.verifyTimeout(), a.ResultsVerifier, ev, d.request.Challenge)
 	} else {
@@ -291,7 +295,8 @@ func (c *Conn) attestAppraise(ctx context.Context) error {
 		}
 		c.attest.peerKey = key
 	}
-	d.result = result
+	d.appraised = result
+	d.evidence, d.keyProof = nil, nil // the Result has what is worth keeping
 	return nil
 }
 
@@ -307,7 +312,8 @@ func (c *Conn) attestPeerKey() crypto.PublicKey {
 
 // attestAfterCertificateVerify appraises the Evidence of a peer that has proven
 // possession of its key, and calls VerifyConnection, which was held back so that
-// it sees the verdict.
+// it sees the verdict. There is no result before: with attestation-only the
+// Evidence has been appraised for its key, and anybody may have sent it.
 func (c *Conn) attestAfterCertificateVerify(ctx context.Context) error {
 	if !c.attest.peer.negotiated {
 		return nil
@@ -317,6 +323,7 @@ func (c *Conn) attestAfterCertificateVerify(ctx context.Context) error {
 			return err
 		}
 	}
+	c.attest.peer.result = c.attest.peer.appraised
 	if c.config.VerifyConnection != nil {
 		if err := c.config.VerifyConnection(c.connectionStateLocked()); err != nil {
 			c.sendAlert(alertBadCertificate)

@@ -15,6 +15,11 @@ import (
 // as BoringSSL's runner has them. Its functions follow upstream's step by step;
 // where a switch is set, what it returns goes out in place of what should.
 type misbehavingPeer struct {
+	// record is called by a server once it knows the suite and the shared secret,
+	// and before it hashes a message.
+	record func(*serverHandshakeStateTLS13)
+	// pskModes are what the client offers, where they are set.
+	pskModes []uint8
 	// suites are what the client offers.
 	suites []uint16
 	// clientHello changes the client's offers before they are sent, and
@@ -94,6 +99,9 @@ func (p *misbehavingPeer) serverHandshake(ctx context.Context, c *Conn) error {
 
 func (p *misbehavingPeer) sendServerParameters(hs *serverHandshakeStateTLS13) error {
 	c := hs.c
+	if p.record != nil {
+		p.record(hs)
+	}
 	if err := transcriptMsg(hs.clientHello, hs.transcript); err != nil {
 		return err
 	}
@@ -182,6 +190,9 @@ func (p *misbehavingPeer) clientHandshake(ctx context.Context, c *Conn) error {
 	}
 	if err := c.attestClientHello(hello); err != nil {
 		return err
+	}
+	if p.pskModes != nil {
+		hello.pskModes = p.pskModes
 	}
 	if p.suites != nil {
 		hello.cipherSuites = p.suites

@@ -88,6 +88,13 @@ func (hs *serverHandshakeStateTLS13) attestNegotiate() error {
 	if a.ResultsVerifier != nil {
 		own.verifiers = a.ResultsVerifier.Verifiers()
 	}
+	if requiresClientCert(c.config.ClientAuth) {
+		// Evidence must not take the place of a certificate that is required.
+		own.evidence = slices.DeleteFunc(own.evidence, func(t attestext.EvidenceType) bool { return t.Kind == attestext.AttestationOnly })
+		if own.resultsKind == attestext.AttestationOnly {
+			own.verifiers = nil
+		}
+	}
 	d := &c.attest.peer
 	if d.choose(own, proposal); !d.negotiated {
 		if a.requires() {
@@ -102,10 +109,11 @@ func (hs *serverHandshakeStateTLS13) attestNegotiate() error {
 		}
 		d.nonce = nonce
 	}
-	if !d.attestationOnly() && c.config.ClientAuth == NoClientCert {
+	if !d.attestationOnly() && c.config.ClientAuth < VerifyClientCertIfGiven &&
+		(c.config.ClientAuth == NoClientCert || !a.AllowAttestationOnly) {
 		// The Evidence covers the key of a certificate, and the certificate
-		// says who the client is: it is verified unless the Config names a
-		// weaker setting.
+		// says who the client is. One that nobody verifies says nothing, and
+		// what is left is attestation-only.
 		c.config = c.config.Clone()
 		c.config.ClientAuth = RequireAndVerifyClientCert
 	}

@@ -1,6 +1,7 @@
 package tls
 
 import (
+	"context"
 	"crypto"
 	"errors"
 	"net"
@@ -35,6 +36,9 @@ type AttestationState struct {
 // other results of the handshake are: constant once the handshake is complete,
 // but for tickets.
 type attestConnState struct {
+	// cancel ends the call of an attester or a verifier that is under way.
+	cancel atomic.Pointer[context.CancelFunc]
+
 	exporter *keyschedule.HandshakeExporterSecret
 	self     attestDirection  // this side attests
 	peer     attestDirection  // the peer attests
@@ -60,7 +64,8 @@ type attestDirection struct {
 	nonce            []byte                     // in background check
 	request          *attestext.AttestRequest   // once the challenge is known
 	evidence         []byte
-	keyProof         []byte // as received
+	keyProof         []byte            // as received
+	appraised        *attestext.Result // before the peer has proven possession of its key
 	result           *attestext.Result
 }
 
@@ -79,10 +84,16 @@ func (d *attestDirection) attestationOnly() bool {
 	return d.negotiated && d.selected.Kind == attestext.AttestationOnly
 }
 
-// state returns what goes into a ConnectionState.
-func (s *attestConnState) state() AttestationState {
+// attestState returns what goes into a ConnectionState; handshakeMutex is held. A
+// handshake that failed has no result, whatever it had got to.
+func (c *Conn) attestState() AttestationState {
+	s := &c.attest
+	result := s.peer.result
+	if c.handshakeErr != nil {
+		result = nil
+	}
 	return AttestationState{
-		PeerAttestation:      s.peer.result,
+		PeerAttestation:      result,
 		LocalAttestation:     s.self.request,
 		RequestedAttestation: s.peer.request,
 		TicketsReceived:      int(s.tickets.Load()),
@@ -108,6 +119,24 @@ func (c *Conn) attestTicket() bool {
 	return c.attestNoResumption()
 }
 
+// attestCall returns a context for a call of an attester or a verifier, which Close
+// ends as well.
+func (c *Conn) attestCall(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(ctx)
+	c.attest.cancel.Store(&cancel)
+	return ctx, func() {
+		c.attest.cancel.Store(nil)
+		cancel()
+	}
+}
+
+// attestClose ends what the handshake waits for when the connection is closed.
+func (c *Conn) attestClose() {
+	if cancel := c.attest.cancel.Load(); cancel != nil {
+		(*cancel)()
+	}
+}
+
 // attestGate is the last line: it returns an error unless the handshake ended
 // with the appraisal that Config.Attestation and the negotiation call for.
 // Neither Read nor Write moves a byte before it does.
@@ -122,7 +151,8 @@ func (c *Conn) attestGate() error {
 	return nil
 }
 
-// AlertSent returns the fatal alert that this side sent, if it did.
+// AlertSent returns the fatal alert that this side sent, if it did. It waits for a
+// Write that is under way.
 func (c *Conn) AlertSent() (alert AlertError, ok bool) {
 	c.out.Lock()
 	defer c.out.Unlock()

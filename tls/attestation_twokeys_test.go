@@ -180,6 +180,9 @@ func TestTwoKeysRefusals(t *testing.T) {
 		{name: "an offer of a proof that is not empty", setup: twoKeys, peer: &misbehavingPeer{clientHello: func(x []attestExtension) []attestExtension {
 			return replaceExtension(x, cp.AttestedKeyProof, func([]byte) []byte { return []byte{1} })
 		}}, alert: alertDecodeError, stage: AttestationStageNegotiate},
+		{name: "an offer of a proof that is gone after HelloRetryRequest", setup: func(c, s *Config) { twoKeys(c, s); s.CurvePreferences = []CurveID{CurveP384} },
+			peer:  &misbehavingPeer{secondClientHello: func(x []attestExtension) []attestExtension { return x[:len(x)-1] }},
+			alert: alertIllegalParameter, says: "illegally modified second ClientHello"},
 		{name: "a client's proof with a flipped bit", setup: func(c, s *Config) {
 			c.Attestation = &AttestationConfig{Attester: &stubTEE{}, AttestedKey: newTestKey()}
 			s.Attestation = &AttestationConfig{Verifier: &stubTEE{}, PeerAttestedKey: true}

@@ -1441,6 +1441,7 @@ func (c *Conn) Close() error {
 			break
 		}
 	}
+	c.attestClose() // atls:hook close: end a call of an attester or a verifier
 	if x != 0 {
 		// io.Writer and io.Closer should not be used concurrently.
 		// If Close is called while a Write is currently in-flight,
@@ -1659,7 +1660,7 @@ func (c *Conn) connectionStateLocked() ConnectionState {
 		state.ekm = c.ekm
 	}
 	state.ECHAccepted = c.echAccepted
-	state.AttestationState = c.attest.state() // atls:hook connection-state-fill: what attestation adds to it
+	state.AttestationState = c.attestState() // atls:hook connection-state-fill: what attestation adds to it
 	return state
 }
 

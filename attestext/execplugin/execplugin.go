@@ -322,7 +322,9 @@ func object(b []byte) (map[string]json.RawMessage, error) {
 		return nil, errors.New("command printed nothing, want one JSON object")
 	}
 	var m map[string]json.RawMessage
-	err := strict.CheckJSON(b)
+	// MaxOutput bounds it. The command is our own, and claims may be long.
+	const maxDepth, maxItems = 64, 1 << 16
+	err := strict.CheckJSONWithin(b, maxDepth, maxItems)
 	if err == nil {
 		err = json.Unmarshal(b, &m)
 	}

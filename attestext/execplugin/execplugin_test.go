@@ -166,6 +166,7 @@ func TestWordOfTheVerifier(t *testing.T) {
 	}{
 		{`{"ok": true}`, nil, ""},
 		{`{"ok": true, "reason": null, "class": "policy", "key": "a2V5"}`, nil, ""},
+		{`{"ok": true, "claims": {"list": [` + strings.Repeat("1, ", 200) + `1]}}`, nil, ""},
 		{`{"ok": false}`, attestext.ErrPolicy, "no reason"},
 		{`{"ok": false, "reason": "too old"}`, attestext.ErrPolicy, "too old"},
 		{`{"ok": false, "reason": "n", "class": "binding"}`, attestext.ErrBinding, "n"},

@@ -591,6 +591,21 @@ func TestQuoteByAnEnclaveThatIsNotIntelsIsRefusedEvenWithoutCollateral(t *testin
 	}
 }
 
+// Nor does it ask whose the TDX module is.
+func TestQuoteOfAModuleThatIsNotIntelsIsRefusedEvenWithoutCollateral(t *testing.T) {
+	for name, modify := range map[string]func(*tdx.Quote){
+		"other signer": func(b *tdx.Quote) { b.MRSIGNERSEAM[47] = 1 },
+		"attributes":   func(b *tdx.Quote) { b.SEAMAttributes[0] = 1 },
+	} {
+		q := parse(t, quote(t, &softtee.TDXOptions{Modify: modify}))
+		for _, opts := range []*tdx.VerifyOptions{options(t), {Roots: softtee.Roots(), InsecureSkipCollateral: true, Now: testTime}} {
+			if _, err := tdx.Verify(q, opts); !errors.Is(err, attestext.ErrSignature) && !errors.Is(err, attestext.ErrPolicy) {
+				t.Errorf("%s, collateral %v: %v", name, opts.Collateral != nil, err)
+			}
+		}
+	}
+}
+
 // go-tdx-guest writes to its options and appends to a slice of its message. Run
 // with -race: one quote and one set of options serve all.
 func TestConcurrentVerification(t *testing.T) {

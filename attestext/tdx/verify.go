@@ -1,6 +1,7 @@
 package tdx
 
 import (
+	"bytes"
 	"crypto/x509"
 	"encoding/asn1"
 	"encoding/binary"
@@ -127,7 +128,7 @@ func verifyQuote(raw []byte, roots *x509.CertPool, opts *VerifyOptions) (err err
 		return classify(err, opts.Collateral)
 	}
 	if opts.Collateral == nil {
-		return checkQE(raw)
+		return errors.Join(checkQE(raw), checkModule(raw))
 	}
 	return nil
 }
@@ -159,6 +160,17 @@ func checkQE(raw []byte) error {
 		return attestext.Errorf(attestext.ErrSignature, opVerify, "quoting enclave is not Intel's")
 	case report[qeAttributesOffset]&qeAttributeDebug != 0:
 		return attestext.Errorf(attestext.ErrSignature, opVerify, "quoting enclave runs under debug")
+	}
+	return nil
+}
+
+// checkModule checks that the TDX module is one that Intel signed and that runs as
+// it should: MRSIGNERSEAM and SEAMATTRIBUTES are zero for those. Collateral says the
+// same, and go-tdx-guest compares them only with that.
+func checkModule(raw []byte) error {
+	module := raw[bodyOffset+bodyMRSIGNERSEAMOffset : bodyOffset+bodyTdAttributesOffset]
+	if !bytes.Equal(module, make([]byte, len(module))) {
+		return attestext.Errorf(attestext.ErrSignature, opVerify, "TDX module is not signed by Intel, or has attributes that Intel's has not")
 	}
 	return nil
 }

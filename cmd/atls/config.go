@@ -64,7 +64,7 @@ func (f *connFlags) setup(server bool) (*setup, error) {
 	}
 	if server {
 		switch {
-		case f.verify == "" && f.clientCA != "":
+		case f.clientCA != "" && (f.verify == "" || f.kind() == attestext.CertAttestation):
 			s.config.ClientAuth = tls.RequireAndVerifyClientCert
 		case f.verify != "" && f.clientCA == "" && f.kind() == attestext.CertAttestation:
 			return nil, usagef("a client attests beside its certificate, which must come from somebody: --client-ca", "--verify on a server needs --client-ca")

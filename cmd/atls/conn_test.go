@@ -253,6 +253,15 @@ func TestConnectionsWithoutAttestation(t *testing.T) {
 	connect(t, args(identity(), []string{"--client-ca", pki("ca.pem")}), clientIdentity()).ok(t)
 }
 
+// --client-ca asks for a certificate, whatever is asked of the client besides.
+func TestClientCAHoldsBesideARequestForEvidence(t *testing.T) {
+	server := args(identity(), []string{"--client-ca", pki("ca.pem"), "--peer", "request"}, verifySoftTEE())
+	if p := connect(t, server, nil); p.server.status != 3 || p.s["alert_sent"] != 116.0 {
+		t.Errorf("client without a certificate: %s%s", p.server.stdout, p.dialer.stdout)
+	}
+	connect(t, server, clientIdentity()).ok(t)
+}
+
 func TestRequestedEvidenceMayBeMissing(t *testing.T) {
 	p := connect(t, identity(), args(verifySoftTEE(), []string{"--peer", "request"}))
 	p.ok(t)

@@ -16,7 +16,7 @@ Sends standard input to the peer and writes the reply to standard output, and
 something about the connection to standard error. With --json, that is an object on
 standard output, and the reply goes to standard error.
 
-Nothing is sent before the peer has been appraised, if --verify is given.
+Nothing is sent before the peer has been appraised, if --verify requires it.
 
 Examples:
     $ echo hello | atls dial localhost:4433 --ca pki/ca.pem --verify local \

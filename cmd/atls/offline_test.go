@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/attestedtls/atls/attestext"
+	"github.com/attestedtls/atls/attestext/eat"
 	"github.com/attestedtls/atls/attestext/softtee"
 	"github.com/attestedtls/atls/attestext/tsm"
 )
@@ -74,6 +75,16 @@ func TestVerify(t *testing.T) {
 	if err := os.WriteFile(evidence, bound, 0o600); err != nil {
 		t.Fatal(err)
 	}
+	only := *ch
+	only.Kind = attestext.AttestationOnly
+	bundled, err := softtee.NewTDX(nil).Attester().Attest(t.Context(), &attestext.AttestRequest{Type: attestext.EvidenceType{Kind: only.Kind, Format: eat.BundleFormat}, Challenge: &only})
+	if err != nil {
+		t.Fatal(err)
+	}
+	bundle := filepath.Join(t.TempDir(), "bundle")
+	if err := os.WriteFile(bundle, bundled, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	challengeArgs := []string{"--nonce", hex.EncodeToString(ch.Nonce), "--binder", hex.EncodeToString(ch.Binder), "--spki", pki("client-cert.pem")}
 	for _, c := range []struct {
 		name   string
@@ -88,6 +99,8 @@ func TestVerify(t *testing.T) {
 		{"other report data", args([]string{pki("evidence.cmw"), "--report-data", strings.Repeat("00", 64)}, soft), 3, "refused"},
 		{"challenge", args([]string{evidence, "--role", "client"}, challengeArgs, soft), 0, "binding: as expected"},
 		{"other role", args([]string{evidence}, challengeArgs, soft), 3, "role"},
+		{"report data of a bundle, which is of every session", args([]string{bundle, "--report-data", hex.EncodeToString(rd[:])}, soft), 1, ""},
+		{"a report where a bundle is due", args([]string{evidence, "--role", "client", "--credential", "attestation-only"}, challengeArgs, soft), 3, "refused"},
 		{"Intel's root", args([]string{pki("quote.bin"), "--collateral", pki("collateral.json")}), 3, "refused"},
 		{"no collateral", []string{pki("quote.bin"), "--trust-roots", pki("trust-roots.pem")}, 3, "no collateral"},
 		{"later", args([]string{pki("quote.bin"), "--at", "2060-01-01T00:00:00Z"}, soft), 3, "refused"},

@@ -230,6 +230,12 @@ func (a *appraiser) appraise(ctx context.Context, d *document, o *outcome) error
 	if a.challenge != nil && d.kind == kindCMW {
 		return a.appraiseBound(ctx, d.data, o)
 	}
+	if w, err := cmw.Parse(d.data); d.kind == kindCMW && err == nil && w.Collection != nil && a.reportData != nil {
+		return usagef("give the challenge, with --nonce, --binder and --spki", "--report-data is for a report, and this is a bundle, whose report data is the same for every session")
+	}
+	if a.challenge != nil && a.challenge.Kind == attestext.AttestationOnly {
+		return attestext.Errorf(attestext.ErrWrongType, "check binding", "a report by itself names no key; attestation-only wants it in a bundle")
+	}
 	q, err := a.quote(d)
 	if err != nil {
 		return err
