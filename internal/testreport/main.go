@@ -1,5 +1,6 @@
 // Command testreport reads the output of go test -json, prints a line for each
-// package, each failure with its output and each skip with its reason, and
+// package, each failure with its output, each skip with its reason and each
+// attribute that a test sets, such as how many cases it has walked, and
 // holds the skips against lists in the tree. It fails when a test fails, when a
 // test skips that no list names, and when a listed test does not skip: nothing
 // passes by silence, and a reason that no longer holds has to go.
@@ -107,6 +108,7 @@ func (l skipList) parse(text string) error {
 // event is what cmd/test2json documents, as far as it is used.
 type event struct {
 	Action, Package, Test, Output string
+	Key, Value                    string // of an attribute
 	ImportPath                    string // of a build
 	Elapsed                       float64
 }
@@ -182,6 +184,8 @@ func (r *report) event(ev *event) error {
 		r.pkgs[ev.Package] = p
 	}
 	switch ev.Action {
+	case "attr": // what a test says of itself with T.Attr
+		fmt.Fprintf(r.w, "note %s: %s %s\n", ev.Test, ev.Key, ev.Value)
 	case "output":
 		p.output[ev.Test] = append(p.output[ev.Test], ev.Output)
 	case "pass", "fail", "skip":

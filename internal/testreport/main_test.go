@@ -84,6 +84,15 @@ func TestReportFailsWhatIsNotAsListed(t *testing.T) {
 	}
 }
 
+func TestReportPrintsAttributes(t *testing.T) {
+	var out strings.Builder
+	r := newReport(&out, false, func(string) (skipList, error) { return nil, nil })
+	attr := `{"Action":"attr","Package":"example.org/m/p","Test":"TestA","Key":"cells","Value":"12"}` + "\n"
+	if err := r.read(strings.NewReader(attr + script(t, "pass TestA", "pass"))); err != nil || !strings.Contains(out.String(), "note TestA: cells 12\n") {
+		t.Errorf("%v:\n%s", err, &out)
+	}
+}
+
 func TestReportFailsOnOtherOutput(t *testing.T) {
 	r := newReport(new(strings.Builder), false, func(string) (skipList, error) { return nil, nil })
 	if err := r.read(strings.NewReader(script(t, "pass TestA", "pass") + "ok  p 1s\n")); err == nil {
