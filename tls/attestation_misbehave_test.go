@@ -38,6 +38,8 @@ type misbehavingPeer struct {
 	certificate func([]rawEntry) []rawEntry
 	// signKey signs CertificateVerify, where it is set.
 	signKey crypto.Signer
+	// after is called once the handshake is done.
+	after func(*Conn) error
 }
 
 // rawEntry is a CertificateEntry.
@@ -94,7 +96,14 @@ func (p *misbehavingPeer) serverHandshake(ctx context.Context, c *Conn) error {
 		}
 	}
 	c.isHandshakeComplete.Store(true)
-	return nil
+	return p.afterHandshake(c)
+}
+
+func (p *misbehavingPeer) afterHandshake(c *Conn) error {
+	if p.after == nil {
+		return nil
+	}
+	return p.after(c)
 }
 
 func (p *misbehavingPeer) sendServerParameters(hs *serverHandshakeStateTLS13) error {
@@ -250,7 +259,7 @@ func (p *misbehavingPeer) clientHandshake(ctx context.Context, c *Conn) error {
 		}
 	}
 	c.isHandshakeComplete.Store(true)
-	return nil
+	return p.afterHandshake(c)
 }
 
 func (p *misbehavingPeer) sendClientCertificate(hs *clientHandshakeStateTLS13) error {
