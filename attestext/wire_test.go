@@ -95,6 +95,9 @@ func TestExtensionBodiesRefusePrefixesAndTrailingBytes(t *testing.T) {
 	}
 }
 
+// TestExtensionBodies: lists and nonces keep to the bounds of the draft's syntax.
+//
+// Requirements: 6-1, 6-2, 7-1.
 func TestExtensionBodiesRefuseValuesOutOfBounds(t *testing.T) {
 	n8 := "08" + strings.Repeat("ab", 8)
 	for _, tt := range []struct {
@@ -122,6 +125,9 @@ func TestExtensionBodiesRefuseValuesOutOfBounds(t *testing.T) {
 	}
 }
 
+// TestMarshalRefuses: lists that no extension of the draft holds are not sent.
+//
+// Requirements: 6-1, 6-2, 7-1.
 func TestMarshalRefusesWhatNoPeerCouldParse(t *testing.T) {
 	long := make([]EvidenceType, 64)
 	for i := range long {

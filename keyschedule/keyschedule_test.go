@@ -79,6 +79,8 @@ type vectors struct {
 
 // TestHandshakeExporterKnownAnswers covers the rows of the vector file that this
 // package derives, with SHA-256 and SHA-384, and fails on a file that lost them.
+//
+// Requirements: 6.2.1-1, 6.2.1-2.
 func TestHandshakeExporterKnownAnswers(t *testing.T) {
 	b, err := os.ReadFile("testdata/keyschedule.json")
 	if err != nil {
@@ -138,6 +140,8 @@ func TestHandshakeExporterKnownAnswers(t *testing.T) {
 
 // TestChannelBinderIsNotAPrefix: the length is part of the derivation, so a longer
 // binder does not begin with a shorter one.
+//
+// Requirements: 6.2.1-4.
 func TestChannelBinderIsNotAPrefix(t *testing.T) {
 	hs := &HandshakeSecret{make([]byte, 32), sha256New}
 	hes := hs.HandshakeExporterSecret(nil)

@@ -728,6 +728,8 @@ func updateKeysForTest(c *Conn) error {
 // refused by its announced length, before it is read.
 //
 // Hooks: certificate-size.
+//
+// Requirements: 6.1-2.
 func TestCertificateMessageIsBoundedByAMegabyte(t *testing.T) {
 	big := func(n int) *stubTEE {
 		return &stubTEE{

@@ -182,7 +182,7 @@ func productExpected(server, client productDirection) productOutcome {
 // direction's apart from the other's, over TCP and QUIC, with and without a
 // HelloRetryRequest.
 //
-// Requirements: 4-1, 4-2, 5-1, 6.2-1, 6.2-2, 6.2.1-2, 6.2.1-3.
+// Requirements: 4-2, 5-1, 6.2-1, 6.2-2, 6.2.1-2, 6.2.1-3.
 // Requirements: 8.1.1-1, 8.1.2-1, 8.1.2-3, 8.2.1-1, 8.2.2-1, 8.2.2-3.
 func TestEveryMode(t *testing.T) {
 	directions := productDirections()

@@ -140,6 +140,8 @@ func bothOnly(client, server *Config) {
 // TestClientRefuses: the server errs or attacks, and the client ends the handshake.
 //
 // Hooks: client-server-hello, client-certificate, client-appraise, gate-read, gate-write.
+//
+// Requirements: 4-3, 8.1.2-5, 8.1.2-6, 8.1.2-8, 8.2.2-5, 8.2.2-6, 8.2.2-8, 12.1-1.
 func TestClientRefuses(t *testing.T) {
 	cp := testCodePoints
 	for _, r := range []refusal{
@@ -316,6 +318,8 @@ func offers(f func([]byte) []byte) *misbehavingPeer {
 // and the server ends the handshake.
 //
 // Hooks: server-negotiate, server-hello-retry, server-evidence, server-request, server-certificate, server-appraise.
+//
+// Requirements: 8.1.2-2, 8.2.2-2.
 func TestServerRefuses(t *testing.T) {
 	cp := testCodePoints
 	nonce32 := func(b []byte) []byte { return b[len(b)-33:] }

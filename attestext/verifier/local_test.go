@@ -108,6 +108,9 @@ func wantClass(t testing.TB, err, class error, say string) {
 	}
 }
 
+// TestEvidenceOfEachFormat: what is accepted is a conceptual message wrapper, in CBOR or JSON.
+//
+// Requirements: 4-1.
 func TestEvidenceOfEachFormatKindAndBindingIsAccepted(t *testing.T) {
 	v, a := local(t), softtee.NewTDX(nil).Attester()
 	for _, kind := range []attestext.CredentialKind{attestext.CertAttestation, attestext.AttestationOnly} {
@@ -349,6 +352,9 @@ func TestSignatureThenBindingThenPolicy(t *testing.T) {
 	wantClass(t, err, attestext.ErrSignature, "")
 }
 
+// TestEveryStrictPrefixOfAWrapper: anything else is not.
+//
+// Requirements: 4-1.
 func TestEveryStrictPrefixOfAWrapperIsRefused(t *testing.T) {
 	l := local(t)
 	for _, kind := range []attestext.CredentialKind{attestext.CertAttestation, attestext.AttestationOnly} {
