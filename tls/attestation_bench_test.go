@@ -20,7 +20,8 @@ const evidencePadding = 5000
 // the median of a pair's times and the mean of all allocations, so that a noisy
 // machine bears on both sides alike.
 func BenchmarkAttestedHandshake(b *testing.B) {
-	tee := &stubTEE{padding: evidencePadding}
+	tee, results := &stubTEE{padding: evidencePadding}, &stubResults{}
+	key := newTestKey()
 	only := func(a *AttestationConfig) *AttestationConfig {
 		a.Credentials, a.PeerCredentials, a.AllowAttestationOnly = onlyKind, onlyKind, true
 		a.AttestedKey = attestPKI().server.PrivateKey.(*ecdsa.PrivateKey)
@@ -34,8 +35,12 @@ func BenchmarkAttestedHandshake(b *testing.B) {
 		{"hardened", &AttestationConfig{Verifier: tee}, &AttestationConfig{Attester: tee}, false},
 		{"draft-08", &AttestationConfig{Verifier: tee, PeerBinding: attestext.BindingDraft08}, &AttestationConfig{Attester: tee, Binding: attestext.BindingDraft08}, false},
 		{"attestation-only", only(&AttestationConfig{Verifier: tee}), only(&AttestationConfig{Attester: tee}), false},
+		{"passport", &AttestationConfig{ResultsVerifier: results}, &AttestationConfig{Results: results}, false},
+		{"two-keys", &AttestationConfig{Verifier: tee, PeerAttestedKey: true}, &AttestationConfig{Attester: tee, AttestedKey: key}, false},
 		{"client", &AttestationConfig{Attester: tee}, &AttestationConfig{Verifier: tee}, true},
 		{"mutual", &AttestationConfig{Attester: tee, Verifier: tee}, &AttestationConfig{Attester: tee, Verifier: tee}, true},
+		{"mutual-passport", &AttestationConfig{Results: results, ResultsVerifier: results}, &AttestationConfig{Results: results, ResultsVerifier: results}, true},
+		{"mutual-evidence-passport", &AttestationConfig{ResultsVerifier: results, Attester: tee}, &AttestationConfig{Results: results, Verifier: tee}, true},
 	} {
 		b.Run(mode.name, func(b *testing.B) {
 			client, server := attestConfigs()
