@@ -229,8 +229,10 @@ func productCell(t *testing.T, server, client productDirection, carrier string, 
 		sc.CurvePreferences = []CurveID{CurveP256}
 	}
 	ends := &attestEnds{}
+	var cli, srv *testQUICConn
 	if carrier == "QUIC" {
-		cli, srv, err := attestQUIC(t, cc, sc)
+		var err error
+		cli, srv, err = attestQUIC(t, cc, sc)
 		ends.client, ends.server = cli.conn.conn, srv.conn.conn
 		if _, ok := ends.server.AlertSent(); ok {
 			ends.serverErr = err
@@ -270,6 +272,14 @@ func productCell(t *testing.T, server, client productDirection, carrier string, 
 		t.Errorf("%s: error %v is not of stage %s and class %v", name, err, want.stage, want.class)
 	}
 	if carrier == "QUIC" { // which carries alerts and data by itself
+		q := cli
+		if want.by == attestext.RoleServer {
+			q = srv
+		}
+		_, reads := q.readSecret[QUICEncryptionLevelApplication]
+		if _, writes := q.writeSecret[QUICEncryptionLevelApplication]; reads || writes {
+			t.Errorf("%s: %v refused and has secrets for application data: reads %v, writes %v", name, want.by, reads, writes)
+		}
 		return false
 	}
 	if a, ok := other.AlertReceived(); !ok || alert(a) != want.alert {
