@@ -137,10 +137,6 @@ func (c *Conn) attestEvidence(ctx context.Context, msg *certificateMsgTLS13, tra
 		msg.ocspStapling, msg.scts = false, false
 		return nil
 	}
-	if len(cmw) > maxEvidenceExtension {
-		return c.attestFail(AttestationStageAttest, alertInternalError,
-			fmt.Errorf("evidence of %d bytes does not fit beside a certificate, which leaves %d", len(cmw), maxEvidenceExtension))
-	}
 	msg.attest.send = []attestExtension{{c.attestCodePoints().AttestationEvidence, cmw}}
 	if c.attestTwoKeys() {
 		proof, err := c.attestKeyProof(transcript, cipherSuiteTLS13ByID(c.cipherSuite).hash, leaf, cmw, algs)
@@ -148,6 +144,10 @@ func (c *Conn) attestEvidence(ctx context.Context, msg *certificateMsgTLS13, tra
 			return c.attestFail(AttestationStageAttest, alertInternalError, fmt.Errorf("attested key proof: %w", err))
 		}
 		msg.attest.send = append(msg.attest.send, proof)
+	}
+	if over := msg.firstEntryExtensions() - maxExtensions; over > 0 {
+		return c.attestFail(AttestationStageAttest, alertInternalError,
+			fmt.Errorf("evidence of %d bytes is %d bytes more than fits beside a certificate", len(cmw), over))
 	}
 	return nil
 }
@@ -164,10 +164,6 @@ func (c *Conn) attestMaxHandshake(typ uint8, upstream int) int {
 	}
 	return upstream
 }
-
-// maxEvidenceExtension is what the extensions of a CertificateEntry hold, less the
-// header of the one extension and room for an OCSP response and SCTs.
-const maxEvidenceExtension = 65535 - 4 - 8192
 
 // attestedSPKI returns this side's leaf, if it has one, and the key that its
 // Evidence must cover: the leaf's, or the attested key itself.

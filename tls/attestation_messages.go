@@ -85,6 +85,29 @@ func (s *attestCertificateState) marshal(msg []byte, err error) ([]byte, error) 
 	return b.Bytes()
 }
 
+// maxExtensions is how many bytes the extensions of one CertificateEntry may have:
+// their length has 16 bits.
+const maxExtensions = 1<<16 - 1
+
+// firstEntryExtensions returns how many bytes the extensions of the first entry of m
+// will have, the headers of 4 bytes included.
+func (m *certificateMsgTLS13) firstEntryExtensions() int {
+	n := 0
+	if m.ocspStapling && m.certificate.OCSPStaple != nil {
+		n += 4 + 1 + 3 + len(m.certificate.OCSPStaple)
+	}
+	if m.scts && m.certificate.SignedCertificateTimestamps != nil {
+		n += 4 + 2
+		for _, sct := range m.certificate.SignedCertificateTimestamps {
+			n += 2 + len(sct)
+		}
+	}
+	for _, e := range m.attest.send {
+		n += 4 + len(e.data)
+	}
+	return n
+}
+
 // unmarshal keeps the extensions of a well-formed Certificate message that
 // upstream does not know.
 func (s *attestCertificateState) unmarshal(msg []byte) bool {

@@ -45,6 +45,33 @@ func TestCertificateMessageRoundTripsEvidence(t *testing.T) {
 	}
 }
 
+// Evidence beside a certificate may fill the extensions to the last byte, and what
+// else is in them counts.
+func TestEvidenceFillsTheExtensionsToTheLastByte(t *testing.T) {
+	for _, tt := range []struct {
+		staple []byte
+		scts   [][]byte
+	}{
+		{nil, nil},
+		{make([]byte, 500), [][]byte{make([]byte, 100), make([]byte, 20)}},
+	} {
+		m := &certificateMsgTLS13{
+			certificate:  Certificate{Certificate: [][]byte{[]byte("leaf")}, OCSPStaple: tt.staple, SignedCertificateTimestamps: tt.scts},
+			ocspStapling: tt.staple != nil, scts: tt.scts != nil,
+		}
+		room := maxExtensions - m.firstEntryExtensions() - 4
+		for over := range 2 {
+			m.attest.send = []attestExtension{{0xffa0, make([]byte, room+over)}}
+			if got := m.firstEntryExtensions() - maxExtensions; got != over {
+				t.Errorf("%d bytes over, want %d", got, over)
+			}
+			if _, err := m.marshal(); (err == nil) != (over == 0) {
+				t.Errorf("%d bytes over: %v", over, err)
+			}
+		}
+	}
+}
+
 func TestCertificateMessageWithoutAnEntryHasNoRoomForEvidence(t *testing.T) {
 	m := &certificateMsgTLS13{}
 	m.attest.send = []attestExtension{{0xffa0, []byte("x")}}

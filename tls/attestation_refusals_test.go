@@ -413,8 +413,8 @@ func TestServerRefuses(t *testing.T) {
 		}, alert: alertInternalError, stage: AttestationStageAttest, says: "no answer within 20ms", class: attestext.ErrUnavailable},
 		{name: "an attester that says nothing", setup: sends(func(*stubTEE, context.Context, attestext.Challenge) ([]byte, error) { return nil, nil }),
 			alert: alertInternalError, stage: AttestationStageAttest, says: "no evidence"},
-		{name: "evidence that does not fit", setup: func(c, s *Config) { s.Attestation.Attester = &stubTEE{padding: 65000} },
-			alert: alertInternalError, stage: AttestationStageAttest, says: "does not fit"},
+		{name: "evidence that does not fit", setup: func(c, s *Config) { s.Attestation.Attester = &stubTEE{padding: 65535 - 4} },
+			alert: alertInternalError, stage: AttestationStageAttest, says: "more than fits beside a certificate"},
 		{name: "a Config with a mistake", setup: func(c, s *Config) { s.Attestation.NonceSize = 7 },
 			peer: &misbehavingPeer{}, alert: alertInternalError, stage: AttestationStageNegotiate, says: "NonceSize is 7"},
 
