@@ -4,8 +4,8 @@
 //
 // WARNING: it proves nothing. Its "hardware" keys are derived from strings in
 // this file, so anybody can make any evidence under them. A verifier that
-// trusts [Roots] trusts everybody; never configure them where a verdict matters.
-// The certificates say so in their organization name.
+// trusts [Roots] or [SNPRoots] trusts everybody; never configure them where a
+// verdict matters. The certificates say so in their names.
 //
 // What it makes is otherwise the real thing, byte for byte in the formats of the
 // manufacturers, and passes the same unmodified verification code as evidence
