@@ -4,7 +4,7 @@
 // each claim.
 //
 // It parses no evidence and verifies none: its inputs are results of verification
-// (see [TDX]), and it imports no package that reads evidence.
+// (see [TDX] and [SNP]), and it imports no package that reads evidence.
 package policy
 
 import (
@@ -95,6 +95,7 @@ func (d *Decision) Err() error {
 // concurrently.
 type Policy struct {
 	TDX *TDXPolicy `json:"tdx,omitempty"`
+	SNP *SNPPolicy `json:"snp,omitempty"`
 }
 
 // A TDXPolicy says which trust domains are acceptable. A list that is nil is not
@@ -172,6 +173,17 @@ const MaxSize = 1 << 20
 //	    "platform_instance_ids": [HEX…],
 //	    "insecure_allow_debug": BOOL,
 //	    "insecure_skip_collateral": BOOL
+//	  },
+//	  "snp": {
+//	    "measurement": [HEX…], "host_data": [HEX…],
+//	    "id_key_digest": [HEX…], "author_key_digest": [HEX…],
+//	    "min_guest_svn": NUMBER,
+//	    "min_tcb": {"bootloader": NUMBER, "tee": NUMBER, "snp": NUMBER, "microcode": NUMBER},
+//	    "max_vmpl": NUMBER,
+//	    "chip_ids": [HEX…], "deny_chip_ids": [HEX…],
+//	    "allow_migration_agent": BOOL,
+//	    "insecure_allow_debug": BOOL,
+//	    "insecure_skip_collateral": BOOL
 //	  }
 //	}
 //
@@ -186,18 +198,33 @@ func Parse(data []byte) (*Policy, error) {
 	if err := strictjson.Unmarshal(data, &p); err != nil {
 		return nil, fmt.Errorf("parse policy: %w", err)
 	}
-	if p.TDX == nil {
-		return nil, errors.New("parse policy: no section, such as \"tdx\"")
+	if p.TDX == nil && p.SNP == nil {
+		return nil, errors.New("parse policy: no section, such as \"tdx\" or \"snp\"")
 	}
-	for _, l := range p.TDX.lists() {
-		if l.allowed != nil && len(l.allowed) == 0 {
-			return nil, fmt.Errorf("parse policy: tdx: %s is empty, which accepts nothing; leave it out not to compare", l.claim)
+	if p.TDX != nil {
+		if err := p.TDX.check(); err != nil {
+			return nil, fmt.Errorf("parse policy: %w", err)
 		}
 	}
-	if ids := p.TDX.PlatformInstanceIDs; ids != nil && len(ids) == 0 {
-		return nil, errors.New("parse policy: tdx: platform_instance_ids is empty, which accepts nothing; leave it out not to compare")
+	if p.SNP != nil {
+		if err := p.SNP.check(); err != nil {
+			return nil, fmt.Errorf("parse policy: %w", err)
+		}
 	}
 	return &p, nil
+}
+
+// check reports what is more likely a mistake than a wish.
+func (t *TDXPolicy) check() error {
+	for _, l := range t.lists() {
+		if l.allowed != nil && len(l.allowed) == 0 {
+			return fmt.Errorf("tdx: %s is empty, which accepts nothing; leave it out not to compare", l.claim)
+		}
+	}
+	if ids := t.PlatformInstanceIDs; ids != nil && len(ids) == 0 {
+		return errors.New("tdx: platform_instance_ids is empty, which accepts nothing; leave it out not to compare")
+	}
+	return nil
 }
 
 // SkipTDXCollateral reports whether p accepts TDX quotes without collateral.
@@ -225,12 +252,13 @@ type measurementList struct {
 	claim   string
 	allowed []Measurement
 	got     Measurement
+	always  bool // it is worth a warning if it is not compared
 }
 
 // lists returns the lists of t in the order of reasons.
 func (t *TDXPolicy) lists() []measurementList {
 	return []measurementList{
-		{claim: "mrtd", allowed: t.MRTD},
+		{claim: "mrtd", allowed: t.MRTD, always: true},
 		{claim: "rtmr0", allowed: t.RTMR0},
 		{claim: "rtmr1", allowed: t.RTMR1},
 		{claim: "rtmr2", allowed: t.RTMR2},
@@ -292,7 +320,7 @@ func (p *Policy) EvaluateTDX(c TDX) (*Decision, error) {
 
 func (d *Decision) measurement(l measurementList) {
 	switch {
-	case l.allowed == nil && l.claim == "mrtd":
+	case l.allowed == nil && l.always:
 		d.add(Warning, l.claim, "measurement not checked: no reference values")
 	case l.allowed == nil:
 	case slices.Contains(l.allowed, l.got):

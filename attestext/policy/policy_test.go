@@ -179,6 +179,7 @@ func TestPolicyThatIsProbablyAMistakeIsRefused(t *testing.T) {
 func FuzzParse(f *testing.F) {
 	f.Add([]byte(full))
 	f.Add([]byte(`{"tdx":{}}`))
+	f.Add([]byte(fullSNP))
 	f.Add([]byte(`{"tdx":{"mrtd":[]}}`))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		p, err := policy.Parse(b)
@@ -195,7 +196,9 @@ func FuzzParse(f *testing.F) {
 		}
 		d1, _ := p.EvaluateTDX(genuine())
 		d2, _ := q.EvaluateTDX(genuine())
-		if d1.Verdict != d2.Verdict {
+		s1, _ := p.EvaluateSNP(genuineSNP())
+		s2, _ := q.EvaluateSNP(genuineSNP())
+		if d1.Verdict != d2.Verdict || s1.Verdict != s2.Verdict {
 			t.Fatal("another verdict after a round trip")
 		}
 	})

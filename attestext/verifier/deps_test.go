@@ -40,7 +40,8 @@ func TestPolicyReadsNoEvidence(t *testing.T) {
 		t.Fatal(err)
 	}
 	for dep := range strings.Lines(string(out)) {
-		if strings.Contains(dep, "go-tdx-guest") || strings.Contains(dep, "attestext/tdx") || strings.Contains(dep, "attestext/cmw") {
+		if strings.Contains(dep, "go-tdx-guest") || strings.Contains(dep, "go-sev-guest") ||
+			strings.Contains(dep, "attestext/tdx") || strings.Contains(dep, "attestext/sevsnp") || strings.Contains(dep, "attestext/cmw") {
 			t.Errorf("imports %s", strings.TrimSpace(dep))
 		}
 	}

@@ -1,0 +1,262 @@
+package policy
+
+import (
+	"bytes"
+	"encoding/hex"
+	"fmt"
+	"slices"
+)
+
+// An SNPPolicy says which SEV-SNP guests are acceptable. A list that is nil is not
+// compared; of any other, one entry must equal the claim, so that an empty list
+// accepts nothing.
+type SNPPolicy struct {
+	Measurement []Measurement `json:"measurement,omitempty"`
+	HostData    []HostData    `json:"host_data,omitempty"`
+	// IDKeyDigest and AuthorKeyDigest are those of the keys that signed the guest's
+	// ID block. A guest without one matches none.
+	IDKeyDigest     []Measurement `json:"id_key_digest,omitempty"`
+	AuthorKeyDigest []Measurement `json:"author_key_digest,omitempty"`
+
+	// MinGuestSVN is a floor for the security version of the guest.
+	MinGuestSVN uint32 `json:"min_guest_svn,omitempty"`
+
+	// MinTCB is a floor: each component of the TCB that the signing key is bound to,
+	// of the one that is running and of the one that the host cannot go back behind
+	// must be at least as high. nil is none, and the verdict is then Warning: AMD
+	// does not say which TCB is current, so that nobody has.
+	MinTCB *SNPTCB `json:"min_tcb,omitempty"`
+
+	// MaxVMPL is the lowest privilege level inside the guest that may ask for
+	// reports, 0 to 3. The default is the highest, 0.
+	MaxVMPL uint32 `json:"max_vmpl,omitempty"`
+
+	// ChipIDs are the machines that are acceptable, and DenyChipIDs those that are
+	// not. Either refuses a machine that hides its identity.
+	ChipIDs     []ChipID `json:"chip_ids,omitempty"`
+	DenyChipIDs []ChipID `json:"deny_chip_ids,omitempty"`
+
+	// AllowMigrationAgent accepts guests that another guest, the migration agent, can
+	// export. Which one that is, is not compared.
+	AllowMigrationAgent bool `json:"allow_migration_agent,omitempty"`
+
+	// InsecureAllowDebug accepts guests that can be debugged.
+	//
+	// WARNING: the host reads and writes their memory.
+	InsecureAllowDebug bool `json:"insecure_allow_debug,omitempty"`
+
+	// InsecureSkipCollateral accepts reports whose revocation could not be checked,
+	// for want of a revocation list.
+	//
+	// WARNING: platforms of a revoked authority pass.
+	InsecureSkipCollateral bool `json:"insecure_skip_collateral,omitempty"`
+}
+
+// Sizes and bounds of what policies compare.
+const (
+	hostDataSize = 32
+	chipIDSize   = 64
+	maxVMPL      = 3
+)
+
+// HostData is what the host said of a guest at launch; in JSON, 64 hexadecimal digits.
+type HostData [hostDataSize]byte
+
+// A ChipID tells one chip from another; in JSON, 128 hexadecimal digits.
+type ChipID [chipIDSize]byte
+
+// An SNPTCB is a set of security versions. A component that is left out is 0.
+type SNPTCB struct {
+	Bootloader uint8 `json:"bootloader"`
+	TEE        uint8 `json:"tee"`
+	SNP        uint8 `json:"snp"`
+	Microcode  uint8 `json:"microcode"`
+}
+
+func (h *HostData) UnmarshalText(b []byte) error { return unhex(h[:], b) }
+func (h HostData) MarshalText() ([]byte, error)  { return hex.AppendEncode(nil, h[:]), nil }
+func (c *ChipID) UnmarshalText(b []byte) error   { return unhex(c[:], b) }
+func (c ChipID) MarshalText() ([]byte, error)    { return hex.AppendEncode(nil, c[:]), nil }
+
+// check reports what is more likely a mistake than a wish.
+func (s *SNPPolicy) check() error {
+	for _, l := range []struct {
+		claim string
+		empty bool
+	}{
+		{"measurement", empty(s.Measurement)}, {"host_data", empty(s.HostData)},
+		{"id_key_digest", empty(s.IDKeyDigest)}, {"author_key_digest", empty(s.AuthorKeyDigest)},
+		{"chip_ids", empty(s.ChipIDs)}, {"deny_chip_ids", empty(s.DenyChipIDs)},
+	} {
+		if l.empty {
+			return fmt.Errorf("snp: %s is empty; leave it out not to compare", l.claim)
+		}
+	}
+	switch {
+	case s.MaxVMPL > maxVMPL:
+		return fmt.Errorf("snp: max_vmpl is %d, and there is none above %d", s.MaxVMPL, maxVMPL)
+	case slices.Contains(s.IDKeyDigest, Measurement{}), slices.Contains(s.AuthorKeyDigest, Measurement{}):
+		return fmt.Errorf("snp: a digest of zeros stands for no key, which no list accepts")
+	case slices.Contains(s.ChipIDs, ChipID{}), slices.Contains(s.DenyChipIDs, ChipID{}):
+		return fmt.Errorf("snp: a chip ID of zeros stands for no identity, which no list accepts")
+	}
+	return nil
+}
+
+func empty[T any](l []T) bool { return l != nil && len(l) == 0 }
+
+// SkipSNPCollateral reports whether p accepts SNP reports without a revocation list.
+func (p *Policy) SkipSNPCollateral() bool {
+	return p != nil && p.SNP != nil && p.SNP.InsecureSkipCollateral
+}
+
+// SNP is what a policy reads of an SEV-SNP report that has been verified. The result
+// of verification in package sevsnp implements it; a report that was only parsed
+// does not.
+type SNP interface {
+	Measurement() [measurementSize]byte
+	HostData() [hostDataSize]byte
+	// IDKeyDigest and AuthorKeyDigest are zero where there is no such key.
+	IDKeyDigest() [measurementSize]byte
+	AuthorKeyDigest() [measurementSize]byte
+	GuestSVN() uint32
+	VMPL() uint32
+	// TCBs returns bootloader, TEE, SNP firmware and microcode, each as reported, as
+	// it is running and as it is committed.
+	TCBs() (reported, current, committed [4]uint8)
+	// ChipID has 64 bytes, or none where the host masks it.
+	ChipID() []byte
+	Debug() bool
+	MigrationAgent() bool
+	// CollateralChecked says whether revocation was checked.
+	CollateralChecked() bool
+}
+
+// EvaluateSNP compares the claims of c with p. The Decision is never nil; where
+// its verdict is Contraindicated, the error is that of [Decision.Err].
+//
+// The verdict is Affirming only where the measurement and the TCB were compared,
+// revocation was checked and the guest can be neither debugged nor exported.
+func (p *Policy) EvaluateSNP(c SNP) (*Decision, error) {
+	d := &Decision{}
+	s := &SNPPolicy{}
+	if p != nil {
+		if p.SNP == nil {
+			d.add(Contraindicated, "snp", "evidence is an SEV-SNP report, and the policy has no section for SNP")
+			return d, d.Err()
+		}
+		s = p.SNP
+	}
+
+	switch {
+	case c.CollateralChecked():
+		d.add(Affirming, "collateral", "no certificate revoked")
+	case s.InsecureSkipCollateral:
+		d.add(Warning, "collateral", "revocation was not checked, which the policy allows")
+	default:
+		d.add(Contraindicated, "collateral", "revocation was not checked, want it checked")
+	}
+	switch {
+	case !c.Debug():
+		d.add(Affirming, "debug", "off")
+	case s.InsecureAllowDebug:
+		d.add(Warning, "debug", "the guest can be debugged, which the policy allows")
+	default:
+		d.add(Contraindicated, "debug", "got a guest that can be debugged, want none")
+	}
+	switch {
+	case !c.MigrationAgent():
+		d.add(Affirming, "migration_agent", "none allowed")
+	case s.AllowMigrationAgent:
+		d.add(Warning, "migration_agent", "the guest can be exported, which the policy allows")
+	default:
+		d.add(Contraindicated, "migration_agent", "got a guest that a migration agent can export, want none")
+	}
+	if vmpl := c.VMPL(); vmpl > s.MaxVMPL {
+		d.add(Contraindicated, "max_vmpl", "got a report asked for at VMPL %d, want at most %d", vmpl, s.MaxVMPL)
+	} else {
+		d.add(Affirming, "max_vmpl", "%d is at most %d", vmpl, s.MaxVMPL)
+	}
+
+	d.measurement(measurementList{claim: "measurement", allowed: s.Measurement, got: c.Measurement(), always: true})
+	d.tcb(s.MinTCB, c)
+	if p == nil {
+		return d, d.Err()
+	}
+	d.hostData(s.HostData, c.HostData())
+	d.key("id_key_digest", "ID key", s.IDKeyDigest, c.IDKeyDigest())
+	d.key("author_key_digest", "author key", s.AuthorKeyDigest, c.AuthorKeyDigest())
+	if svn := c.GuestSVN(); svn < s.MinGuestSVN {
+		d.add(Contraindicated, "min_guest_svn", "got %d, want at least %d", svn, s.MinGuestSVN)
+	} else if s.MinGuestSVN != 0 {
+		d.add(Affirming, "min_guest_svn", "%d is at least %d", svn, s.MinGuestSVN)
+	}
+	d.chip(s, c.ChipID())
+	return d, d.Err()
+}
+
+// tcb compares component by component: a higher one does not make up for a lower one.
+func (d *Decision) tcb(floor *SNPTCB, c SNP) {
+	const claim = "min_tcb"
+	if floor == nil {
+		d.add(Warning, claim, "TCB not checked: no floor")
+		return
+	}
+	want := [4]uint8{floor.Bootloader, floor.TEE, floor.SNP, floor.Microcode}
+	reported, current, committed := c.TCBs()
+	for _, t := range []struct {
+		name string
+		got  [4]uint8
+	}{{"reported", reported}, {"current", current}, {"committed", committed}} {
+		for i, component := range [4]string{"bootloader", "tee", "snp", "microcode"} {
+			if t.got[i] < want[i] {
+				d.add(Contraindicated, claim, "%s TCB has %s %d, want at least %d", t.name, component, t.got[i], want[i])
+				return
+			}
+		}
+	}
+	d.add(Affirming, claim, "bootloader %d, tee %d, snp %d, microcode %d", reported[0], reported[1], reported[2], reported[3])
+}
+
+func (d *Decision) hostData(allowed []HostData, got HostData) {
+	const claim = "host_data"
+	switch {
+	case allowed == nil:
+	case slices.Contains(allowed, got):
+		d.add(Affirming, claim, "%s is a reference value", short(got[:]))
+	default:
+		d.add(Contraindicated, claim, "got %s, want one of %d", short(got[:]), len(allowed))
+	}
+}
+
+func (d *Decision) key(claim, what string, allowed []Measurement, got Measurement) {
+	if allowed != nil && got == (Measurement{}) {
+		d.add(Contraindicated, claim, "the guest was launched without an %s, want one of %d", what, len(allowed))
+		return
+	}
+	d.measurement(measurementList{claim: claim, allowed: allowed, got: got})
+}
+
+func (d *Decision) chip(s *SNPPolicy, got []byte) {
+	is := func(id ChipID) bool { return bytes.Equal(id[:], got) }
+	if s.ChipIDs != nil {
+		switch {
+		case len(got) == 0:
+			d.add(Contraindicated, "chip_ids", "the platform hides its identity, want one of %d", len(s.ChipIDs))
+		case slices.ContainsFunc(s.ChipIDs, is):
+			d.add(Affirming, "chip_ids", "%s is acceptable", short(got))
+		default:
+			d.add(Contraindicated, "chip_ids", "got %s, want one of %d", short(got), len(s.ChipIDs))
+		}
+	}
+	if s.DenyChipIDs != nil {
+		switch {
+		case len(got) == 0:
+			d.add(Contraindicated, "deny_chip_ids", "the platform hides its identity, so that it may be one of %d", len(s.DenyChipIDs))
+		case slices.ContainsFunc(s.DenyChipIDs, is):
+			d.add(Contraindicated, "deny_chip_ids", "%s is refused", short(got))
+		default:
+			d.add(Affirming, "deny_chip_ids", "%s is none of %d", short(got), len(s.DenyChipIDs))
+		}
+	}
+}
