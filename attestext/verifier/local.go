@@ -7,31 +7,41 @@ import (
 	"context"
 	"crypto/x509"
 	"encoding/hex"
+	"errors"
 	"time"
 
 	"github.com/attestedtls/atls/attestext"
 	"github.com/attestedtls/atls/attestext/cmw"
 	"github.com/attestedtls/atls/attestext/eat"
 	"github.com/attestedtls/atls/attestext/policy"
+	"github.com/attestedtls/atls/attestext/sevsnp"
 	"github.com/attestedtls/atls/attestext/tdx"
 	"github.com/attestedtls/atls/attestext/tsm"
 )
 
 // Local is an [attestext.Verifier] that appraises in this process and never goes
-// to the network. It reads TSM reports with TDX quotes, by themselves or as the
-// platform's part of a bundle of draft-bft-rats-kat-06.
+// to the network. It reads TSM reports with TDX quotes or SEV-SNP reports, by
+// themselves or as the platform's part of a bundle of draft-bft-rats-kat-06.
 //
-// The zero value trusts Intel's root and refuses everything, for it has no
-// collateral. The fields must not be changed once it is in use; Appraise may then
-// be called concurrently.
+// The zero value trusts Intel's root and AMD's and refuses what has no collateral,
+// which only SEV-SNP reports bring along, as a revocation list. The fields must
+// not be changed once it is in use; Appraise may then be called concurrently.
 type Local struct {
 	// TDXRoots are the certificates that TDX quotes and their collateral must
-	// begin with. nil means Intel's root; an empty pool is an error.
+	// begin with, and SNPRoots those that SEV-SNP reports and their revocation lists
+	// must begin with. Where both are nil, they mean Intel's root and AMD's. Where
+	// one is set, the other one trusts nothing if it is nil: who names whom to trust
+	// does not mean somebody else as well. Empty ones are an error.
 	TDXRoots *x509.CertPool
+	SNPRoots *sevsnp.Roots
 
 	// TDXCollateral says which TDX platforms are current. nil refuses TDX quotes,
 	// unless Policy has InsecureSkipCollateral.
 	TDXCollateral *tdx.Collateral
+
+	// SNPCollateral says which SEV-SNP authorities are revoked. nil refuses reports
+	// that bring no revocation list along, unless Policy has InsecureSkipCollateral.
+	SNPCollateral *sevsnp.Collateral
 
 	// Policy says which evidence is acceptable. nil asks for genuine hardware,
 	// current and not under debug, and compares no measurement: the verdict is
@@ -72,7 +82,7 @@ func (l *Local) Formats(kind attestext.CredentialKind) []attestext.EvidenceForma
 //
 // The classes of errors are those of the packages underneath:
 // [attestext.ErrMalformed] and [attestext.ErrWrongType] for the wrapper, those of
-// [tdx.Verify] for the quote, [attestext.ErrBinding] and [attestext.ErrPolicy].
+// [tdx.Verify] and [sevsnp.Verify] for the quote, [attestext.ErrBinding] and [attestext.ErrPolicy].
 func (l *Local) Appraise(ctx context.Context, ev *attestext.Evidence, expected *attestext.Challenge) (*attestext.Appraisal, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, &attestext.Error{Class: attestext.ErrUnavailable, Op: opAppraise, Err: err}
@@ -103,8 +113,8 @@ func (l *Local) Appraise(ctx context.Context, ev *attestext.Evidence, expected *
 	if expected.Kind == attestext.AttestationOnly {
 		return nil, attestext.Errorf(attestext.ErrWrongType, opAppraise, "a report by itself names no TLS key; attestation-only wants it in a bundle with a key attestation token")
 	}
-	return l.report(format, report, func(v *tdx.Verified) error {
-		return checkReportData(v.ReportData(), expected)
+	return l.report(format, report, func(reportData [attestext.ReportDataSize]byte) error {
+		return checkReportData(reportData, expected)
 	})
 }
 
@@ -130,9 +140,8 @@ func (l *Local) bundle(ev *attestext.Evidence, expected *attestext.Challenge) (*
 	if err != nil {
 		return nil, err
 	}
-	a, err := l.report(pat.Format, pat.Value, func(v *tdx.Verified) error {
-		rd := v.ReportData()
-		if !eat.MatchKAKHash(kat.KAKPub, rd[:]) {
+	a, err := l.report(pat.Format, pat.Value, func(reportData [attestext.ReportDataSize]byte) error {
+		if !eat.MatchKAKHash(kat.KAKPub, reportData[:]) {
 			return unbound("platform evidence does not cover the key that signed the key attestation")
 		}
 		return checkToken(kat.Challenge, kat.TIK, expected)
@@ -151,59 +160,140 @@ func wrongType(got attestext.EvidenceFormat, ev *attestext.Evidence) error {
 	return attestext.Errorf(attestext.ErrWrongType, opAppraise, "evidence is %v, selected was %v", got, ev.Type.Format)
 }
 
+// A boundFunc checks that the report data of verified evidence is what it must be.
+type boundFunc func(reportData [attestext.ReportDataSize]byte) error
+
 // report appraises a TSM report whose binding bound checks.
-func (l *Local) report(format attestext.EvidenceFormat, b []byte, bound func(*tdx.Verified) error) (*attestext.Appraisal, error) {
+func (l *Local) report(format attestext.EvidenceFormat, b []byte, bound boundFunc) (*attestext.Appraisal, error) {
 	r, err := tsm.Parse(format, b)
 	if err != nil {
 		return nil, err
 	}
-	if r.Provider != tsm.ProviderTDX {
-		return nil, attestext.Errorf(attestext.ErrWrongType, opAppraise, "report by provider %q is not supported here", r.Provider)
-	}
-	q, err := tdx.Parse(r.OutBlob)
+	v, err := l.Verify(r)
 	if err != nil {
 		return nil, err
 	}
-	opts := &tdx.VerifyOptions{
-		Roots:                  l.TDXRoots,
-		Collateral:             l.TDXCollateral,
-		InsecureSkipCollateral: l.Policy.SkipTDXCollateral(),
+	if err := bound(v.ReportData); err != nil {
+		return nil, err
 	}
-	if l.Now != nil {
-		opts.Now = l.Now()
-	}
-	v, err := tdx.Verify(q, opts)
+	d, err := v.Evaluate()
 	if err != nil {
 		return nil, err
-	}
-	if err := bound(v); err != nil {
-		return nil, err
-	}
-	d, err := l.Policy.EvaluateTDX(v)
-	if err != nil {
-		return nil, err
-	}
-	a := &attestext.Appraisal{Verdict: d.Verdict.String(), Format: format, Claims: tdxClaims(v, d)}
-	if id := v.PlatformInstanceID(); len(id) != 0 {
-		a.Machine = tdxMachineScheme + hex.EncodeToString(id)
-	}
-	return a, nil
-}
-
-// tdxMachineScheme begins the identity of a TDX platform: the platform instance ID
-// of its certificate follows in hexadecimal.
-const tdxMachineScheme = "tdx-platform:"
-
-// tdxClaims names what a quote says. Measurements are in hexadecimal.
-func tdxClaims(v *tdx.Verified, d *policy.Decision) map[string]any {
-	q := v.Quote()
-	rtmrs := make([]string, tdx.RTMRCount)
-	for i, m := range q.RTMRs {
-		rtmrs[i] = hex.EncodeToString(m[:])
 	}
 	reasons := make([]string, len(d.Reasons))
 	for i, r := range d.Reasons {
 		reasons[i] = r.String()
+	}
+	a := &attestext.Appraisal{Verdict: d.Verdict.String(), Format: format, Machine: v.machine, Claims: v.claims}
+	a.Claims["reasons"] = reasons
+	return a, nil
+}
+
+// Verified is the evidence of a TSM report once it has been verified and before
+// anything is compared. Only [Local.Verify] makes one that is not empty.
+type Verified struct {
+	// ReportData is what the TEE was asked to sign. What it must be is for the caller
+	// to check.
+	ReportData [attestext.ReportDataSize]byte
+
+	machine  string
+	claims   map[string]any
+	evaluate func() (*policy.Decision, error)
+}
+
+// Evaluate compares v with the policy of its verifier.
+func (v *Verified) Evaluate() (*policy.Decision, error) { return v.evaluate() }
+
+// Verify verifies the quote in r, and decides neither what it is bound to nor
+// whether it is acceptable: that is for [Local.Appraise], which does all three.
+// It is for looking at evidence outside of a handshake.
+func (l *Local) Verify(r *tsm.Report) (*Verified, error) {
+	var now time.Time
+	if l.Now != nil {
+		now = l.Now()
+	}
+	switch r.Provider {
+	case tsm.ProviderTDX:
+		return l.verifyTDX(r, now)
+	case tsm.ProviderSNP:
+		return l.verifySNP(r, now)
+	}
+	return nil, attestext.Errorf(attestext.ErrWrongType, opAppraise, "report by provider %q is not supported here", r.Provider)
+}
+
+var (
+	errNoTDXRoots = errors.New("no roots for TDX are trusted, while there are some for SEV-SNP")
+	errNoSNPRoots = errors.New("no roots for SEV-SNP are trusted, while there are some for TDX")
+)
+
+func (l *Local) verifyTDX(r *tsm.Report, now time.Time) (*Verified, error) {
+	q, err := tdx.Parse(r.OutBlob)
+	if err != nil {
+		return nil, err
+	}
+	if l.TDXRoots == nil && l.SNPRoots != nil {
+		return nil, &attestext.Error{Class: attestext.ErrUnavailable, Op: opAppraise, Err: errNoTDXRoots}
+	}
+	v, err := tdx.Verify(q, &tdx.VerifyOptions{
+		Roots:                  l.TDXRoots,
+		Collateral:             l.TDXCollateral,
+		InsecureSkipCollateral: l.Policy.SkipTDXCollateral(),
+		Now:                    now,
+	})
+	if err != nil {
+		return nil, err
+	}
+	e := &Verified{ReportData: v.ReportData(), claims: tdxClaims(v)}
+	e.evaluate = func() (*policy.Decision, error) { return l.Policy.EvaluateTDX(v) }
+	if id := v.PlatformInstanceID(); len(id) != 0 {
+		e.machine = tdxMachineScheme + hex.EncodeToString(id)
+	}
+	return e, nil
+}
+
+func (l *Local) verifySNP(r *tsm.Report, now time.Time) (*Verified, error) {
+	report, err := sevsnp.Parse(r.OutBlob)
+	if err != nil {
+		return nil, err
+	}
+	certs, err := sevsnp.ParseCertificates(r.AuxBlob)
+	if err != nil {
+		return nil, err
+	}
+	if l.SNPRoots == nil && l.TDXRoots != nil {
+		return nil, &attestext.Error{Class: attestext.ErrUnavailable, Op: opAppraise, Err: errNoSNPRoots}
+	}
+	v, err := sevsnp.Verify(report, certs, &sevsnp.VerifyOptions{
+		Roots:                  l.SNPRoots,
+		Collateral:             l.SNPCollateral,
+		InsecureSkipCollateral: l.Policy.SkipSNPCollateral(),
+		Now:                    now,
+	})
+	if err != nil {
+		return nil, err
+	}
+	e := &Verified{ReportData: v.ReportData(), claims: snpClaims(v)}
+	e.evaluate = func() (*policy.Decision, error) { return l.Policy.EvaluateSNP(v) }
+	if id := v.ChipID(); len(id) != 0 {
+		e.machine = snpMachineScheme + hex.EncodeToString(id)
+	}
+	return e, nil
+}
+
+// tdxMachineScheme begins the identity of a TDX platform: the platform instance ID
+// of its certificate follows in hexadecimal. snpMachineScheme begins that of an
+// SEV-SNP platform, where its chip ID does. A platform that masks it has none.
+const (
+	tdxMachineScheme = "tdx-platform:"
+	snpMachineScheme = "snp-chip:"
+)
+
+// tdxClaims names what a quote says. Measurements are in hexadecimal.
+func tdxClaims(v *tdx.Verified) map[string]any {
+	q := v.Quote()
+	rtmrs := make([]string, tdx.RTMRCount)
+	for i, m := range q.RTMRs {
+		rtmrs[i] = hex.EncodeToString(m[:])
 	}
 	status := v.TCBStatus()
 	if status == "" {
@@ -224,6 +314,37 @@ func tdxClaims(v *tdx.Verified, d *policy.Decision) map[string]any {
 		"fmspc":              v.FMSPC(),
 		"tcb_status":         status,
 		"collateral_checked": v.CollateralChecked(),
-		"reasons":            reasons,
+	}
+}
+
+// snpClaims names what a report says. Digests and identities are in hexadecimal.
+func snpClaims(v *sevsnp.Verified) map[string]any {
+	r := v.Report()
+	tcb := func(t sevsnp.TCB) map[string]any {
+		return map[string]any{"bootloader": t.Bootloader, "tee": t.TEE, "snp": t.SNP, "microcode": t.Microcode}
+	}
+	authorKey := v.AuthorKeyDigest()
+	return map[string]any{
+		"tee":                "snp",
+		"measurement":        hex.EncodeToString(r.Measurement[:]),
+		"host_data":          hex.EncodeToString(r.HostData[:]),
+		"id_key_digest":      hex.EncodeToString(r.IDKeyDigest[:]),
+		"author_key_digest":  hex.EncodeToString(authorKey[:]),
+		"family_id":          hex.EncodeToString(r.FamilyID[:]),
+		"image_id":           hex.EncodeToString(r.ImageID[:]),
+		"guest_svn":          r.GuestSVN,
+		"vmpl":               r.VMPL,
+		"debug":              r.Policy.Debug(),
+		"migration_agent":    r.Policy.MigrationAgent(),
+		"smt":                r.Policy.SMT(),
+		"signing_key":        r.SigningKey.String(),
+		"csp_id":             v.CSPID(),
+		"product_line":       v.ProductLine(),
+		"chip_id":            hex.EncodeToString(v.ChipID()),
+		"reported_tcb":       tcb(r.ReportedTCB),
+		"current_tcb":        tcb(r.CurrentTCB),
+		"committed_tcb":      tcb(r.CommittedTCB),
+		"launch_tcb":         tcb(r.LaunchTCB),
+		"collateral_checked": v.CollateralChecked(),
 	}
 }

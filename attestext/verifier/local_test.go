@@ -267,7 +267,7 @@ func TestEvidenceOfATypeThatWasNotSelectedIsRefused(t *testing.T) {
 
 func TestQuoteOfAnotherProviderOrKindIsRefused(t *testing.T) {
 	c := challenge(attestext.CertAttestation, attestext.BindingHardened)
-	value, err := (&tsm.Report{Provider: tsm.ProviderSNP, OutBlob: []byte{1}}).CBOR()
+	value, err := (&tsm.Report{Provider: "arm_cca_guest", OutBlob: []byte{1}}).CBOR()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,0 +1,120 @@
+package verifier
+
+import (
+	"bytes"
+	"crypto/x509"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+
+	"github.com/attestedtls/atls/attestext"
+	"github.com/attestedtls/atls/attestext/internal/strictjson"
+	"github.com/attestedtls/atls/attestext/sevsnp"
+	"github.com/attestedtls/atls/attestext/tdx"
+)
+
+// SetRoots sets the roots of l out of PEM. Certificates with the names of AMD's
+// PKI (ARK-Milan, and SEV-Milan and the like below it) are for SEV-SNP, and
+// all others for TDX. A TEE that has no certificate among them is not trusted at
+// all: its roots come out empty, and not as nil.
+func (l *Local) SetRoots(data []byte) error {
+	intel, n := x509.NewCertPool(), 0
+	var amd []*x509.Certificate
+	for rest := data; ; {
+		var block *pem.Block
+		if block, rest = pem.Decode(rest); block == nil {
+			break
+		}
+		if block.Type != "CERTIFICATE" {
+			continue
+		}
+		c, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			return fmt.Errorf("parse trusted roots: %w", err)
+		}
+		if n++; sevsnp.IsAMD(c) {
+			amd = append(amd, c)
+		} else {
+			intel.AddCert(c)
+		}
+	}
+	if n == 0 {
+		return errors.New("parse trusted roots: no certificate")
+	}
+	roots, err := sevsnp.NewRoots(amd...)
+	if err != nil {
+		return fmt.Errorf("parse trusted roots: %w", err)
+	}
+	l.TDXRoots, l.SNPRoots = intel, roots
+	return nil
+}
+
+// snpMember is the member of a collateral file that is for SEV-SNP.
+const snpMember = "snp"
+
+// SetCollateral sets the collateral of l out of JSON: an object with the members
+// that [tdx.ParseCollateral] reads, or with a member "snp" that is an object that
+// [sevsnp.ParseCollateral] reads, or with both. A TEE that is not in it has no
+// collateral. Errors are of class [attestext.ErrMalformed].
+func (l *Local) SetCollateral(data []byte) error {
+	intel, amd, err := splitCollateral(data)
+	if err != nil {
+		return &attestext.Error{Class: attestext.ErrMalformed, Op: "parse collateral", Err: err}
+	}
+	var t *tdx.Collateral
+	var s *sevsnp.Collateral
+	if amd != nil {
+		if s, err = sevsnp.ParseCollateral(amd); err != nil {
+			return err
+		}
+	}
+	if intel != nil {
+		if t, err = tdx.ParseCollateral(intel); err != nil {
+			return err
+		}
+	}
+	l.TDXCollateral, l.SNPCollateral = t, s
+	return nil
+}
+
+// splitCollateral returns the parts of a collateral file, nil for what is not there.
+func splitCollateral(data []byte) (intel, amd []byte, err error) {
+	if limit := tdx.MaxCollateralSize + sevsnp.MaxCollateralSize; len(data) > limit {
+		return nil, nil, fmt.Errorf("%d bytes, at most %d are read", len(data), limit)
+	}
+	var m map[string]json.RawMessage
+	if err := strictjson.Unmarshal(data, &m); err != nil {
+		return nil, nil, err
+	}
+	amd = m[snpMember]
+	if delete(m, snpMember); amd != nil && len(m) == 0 {
+		return nil, amd, nil
+	}
+	intel, err = json.Marshal(m)
+	return intel, amd, err
+}
+
+// JoinCollateral returns a file that [Local.SetCollateral] reads. Either part may be
+// nil.
+func JoinCollateral(t *tdx.Collateral, s *sevsnp.Collateral) ([]byte, error) {
+	m := make(map[string]json.RawMessage)
+	if t != nil {
+		b, err := t.Marshal()
+		if err == nil {
+			err = json.Unmarshal(b, &m)
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	if s != nil {
+		b, err := s.Marshal()
+		if err != nil {
+			return nil, err
+		}
+		m[snpMember] = bytes.TrimSpace(b)
+	}
+	b, err := json.MarshalIndent(m, "", "  ")
+	return append(b, '\n'), err
+}
