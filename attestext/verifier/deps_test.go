@@ -17,7 +17,8 @@ func TestNoFlagsNorTestingPackagesComeAlong(t *testing.T) {
 	out, err := exec.Command(goTool, "list", "-deps",
 		"github.com/attestedtls/atls/attestext/verifier",
 		"github.com/attestedtls/atls/attestext/softtee",
-		"github.com/attestedtls/atls/attestext/attester").Output()
+		"github.com/attestedtls/atls/attestext/attester",
+		"github.com/attestedtls/atls/attestext/configfs").Output()
 	if err != nil {
 		t.Fatal(err)
 	}
