@@ -16,11 +16,12 @@ import (
 	"time"
 
 	"github.com/attestedtls/atls/attestext"
+	"github.com/attestedtls/atls/attestext/attester"
+	"github.com/attestedtls/atls/attestext/configfs"
 	"github.com/attestedtls/atls/attestext/execplugin"
 	"github.com/attestedtls/atls/attestext/policy"
 	"github.com/attestedtls/atls/attestext/results"
 	"github.com/attestedtls/atls/attestext/softtee"
-	"github.com/attestedtls/atls/attestext/tdx"
 	"github.com/attestedtls/atls/attestext/verifier"
 	"github.com/attestedtls/atls/tls"
 )
@@ -180,34 +181,45 @@ func (f *connFlags) attestation(s *setup) error {
 
 // attester returns what --attest names, or nil.
 func (f *connFlags) attester(s *setup, formats []attestext.EvidenceFormat) (attestext.Attester, error) {
-	const hint = "this version has softtee:tdx, exec:COMMAND and results:FILE"
+	const hint = "it can be softtee:tdx, softtee:snp, configfs, exec:COMMAND or results:FILE"
 	scheme, rest, _ := strings.Cut(f.attest, ":")
 	switch {
 	case f.attest == "":
 		return nil, nil
 	case f.attest == "softtee:tdx":
-		a := softtee.NewTDX(nil).Attester()
-		if len(formats) == 0 {
-			return a, nil
+		return f.quoting(softtee.NewTDX(nil), formats)
+	case f.attest == "softtee:snp":
+		return f.quoting(softtee.NewSNP(nil), formats)
+	case f.attest == "configfs":
+		q, err := configfs.New()
+		if err != nil {
+			return nil, usagef("softtee:tdx and softtee:snp need no TEE, and prove nothing", "--attest configfs: %w", err)
 		}
-		some := &someFormats{formats, a.Formats}
-		if err := some.check("--attest "+f.attest, f.kind()); err != nil {
-			return nil, err
-		}
-		return struct {
-			*someFormats
-			attesting
-		}{some, a}, nil
+		return f.quoting(q, formats)
 	case scheme == "exec":
 		c, err := s.plugin("attest", rest, formats)
 		if err != nil {
 			return nil, err
 		}
 		return c, nil
-	case f.attest == "softtee:snp" || f.attest == "configfs":
-		return nil, usagef(hint, "--attest %s is not available in this version", f.attest)
 	}
 	return nil, usagef(hint, "--attest cannot be %q", f.attest)
+}
+
+// quoting returns an attester on q, narrowed to formats if there are some.
+func (f *connFlags) quoting(q attester.Quoter, formats []attestext.EvidenceFormat) (attestext.Attester, error) {
+	a := attester.New(q)
+	if len(formats) == 0 {
+		return a, nil
+	}
+	some := &someFormats{formats, a.Formats}
+	if err := some.check("--attest "+f.attest, f.kind()); err != nil {
+		return nil, err
+	}
+	return struct {
+		*someFormats
+		attesting
+	}{some, a}, nil
 }
 
 // verifier returns what --verify names, or nil.
@@ -364,10 +376,13 @@ func (s *someFormats) check(who string, kind attestext.CredentialKind) error {
 // localVerifier returns a verifier made from files, each of which may be missing.
 func localVerifier(trustRoots, collateral, policyFile string) (*verifier.Local, error) {
 	v := &verifier.Local{Now: time.Now}
-	var err error
 	if trustRoots != "" {
-		if v.TDXRoots, err = readCertPool("trust-roots", trustRoots); err != nil {
+		b, err := readFile("trust-roots", trustRoots)
+		if err != nil {
 			return nil, err
+		}
+		if err := v.SetRoots(b); err != nil {
+			return nil, &malformedError{fmt.Errorf("--trust-roots: %s: %w", trustRoots, err)}
 		}
 	}
 	if collateral != "" {
@@ -375,7 +390,7 @@ func localVerifier(trustRoots, collateral, policyFile string) (*verifier.Local, 
 		if err != nil {
 			return nil, err
 		}
-		if v.TDXCollateral, err = tdx.ParseCollateral(b); err != nil {
+		if err := v.SetCollateral(b); err != nil {
 			return nil, &malformedError{fmt.Errorf("--collateral: %w", err)}
 		}
 	}

@@ -16,6 +16,7 @@ import (
 
 	"github.com/attestedtls/atls/attestext/softtee"
 	"github.com/attestedtls/atls/attestext/tsm"
+	"github.com/attestedtls/atls/attestext/verifier"
 )
 
 type pair struct {
@@ -69,7 +70,7 @@ func attested(t *testing.T, m map[string]any) {
 func TestAttestedConnections(t *testing.T) {
 	only := []string{"--credential", "attestation-only", "--allow-attestation-only"}
 	draft := []string{"--binding", "draft-08"}
-	softTEE := []string{"--attest", "softtee:tdx"}
+	softTEE, softSNP := []string{"--attest", "softtee:tdx"}, []string{"--attest", "softtee:snp"}
 	attestExec, verifyExec := []string{"--attest", execCommand("attest")}, []string{"--verify", execCommand("verify")}
 	clientCA := []string{"--client-ca", pki("ca.pem")}
 	passport := []string{"--verify", "results", "--trust-roots", pki("verifiers.json")}
@@ -84,6 +85,12 @@ func TestAttestedConnections(t *testing.T) {
 		{"server, attestation-only", args(softTEE, only), args(verifySoftTEE(), only), true, false, true},
 		{"server, attestation-only, draft-08", args(softTEE, only, draft), args(verifySoftTEE(), only, draft), true, false, false},
 		{"client", args(identity(), clientCA, verifySoftTEE()), args(clientIdentity(), softTEE), false, true, true},
+		{"server, SNP", args(identity(), softSNP), verifySoftTEE(), true, false, true},
+		{"server, SNP, draft-08", args(identity(), softSNP, draft), args(verifySoftTEE(), draft), true, false, true},
+		{"server, SNP, attestation-only", args(softSNP, only), args(verifySoftTEE(), only), true, false, true},
+		{"server, SNP, attestation-only, draft-08", args(softSNP, only, draft), args(verifySoftTEE(), only, draft), true, false, false},
+		{"server, SNP, type chosen", args(identity(), softSNP), args(verifySoftTEE(), []string{"--evidence-type", tsm.MediaTypeJSON}), true, false, true},
+		{"both, SNP and TDX", args(identity(), clientCA, verifySoftTEE(), softSNP), args(clientIdentity(), softTEE, verifySoftTEE()), true, true, true},
 		{"both", args(identity(), clientCA, verifySoftTEE(), softTEE), args(clientIdentity(), softTEE, verifySoftTEE()), true, true, true},
 		{"server, two keys", args(identity(), softTEE, []string{"--attested-key", "new"}), args(verifySoftTEE(), []string{"--peer-attested-key"}), true, false, true},
 		{"both, two keys", args(identity(), clientCA, softTEE, verifySoftTEE(), []string{"--attested-key", pki("client-key.pem"), "--peer-attested-key"}),
@@ -137,6 +144,23 @@ func TestRefusedConnections(t *testing.T) {
 		return path
 	}
 	otherRoots := write("roots.pem", softtee.NewTDX(&softtee.TDXOptions{Seed: "other"}).RootsPEM())
+	softSNP := []string{"--attest", "softtee:snp"}
+	otherSNPRoots := write("snp-roots.pem", softtee.NewSNP(&softtee.SNPOptions{Seed: "other"}).RootsPEM())
+	tdxRoots, tdxPolicy := write("tdx-roots.pem", softtee.RootsPEM()), write("tdx-policy.json", softtee.Policy())
+	snp := func(o softtee.SNPCollateralOptions) string {
+		o.Now = time.Now().Add(-time.Hour)
+		c, err := softtee.NewSNP(nil).Collateral(&o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := verifier.JoinCollateral(nil, c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return write("snp-collateral.json", b)
+	}
+	revoked := snp(softtee.SNPCollateralOptions{RevokeASK: true})
+	expired := snp(softtee.SNPCollateralOptions{NextUpdate: time.Now().Add(-time.Minute)})
 	otherPolicy := write("policy.json", fmt.Appendf(nil, `{"tdx": {"mrtd": ["%096x"]}}`, 1))
 	short := []string{"--timeout", "1s"}
 	for _, c := range []struct {
@@ -172,6 +196,28 @@ func TestRefusedConnections(t *testing.T) {
 			80, false, "appraise", 3, 3, []string{"collateral"}},
 		{"other measurement", args(identity(), softTEE), []string{"--verify", "local", "--trust-roots", pki("trust-roots.pem"), "--collateral", pki("collateral.json"), "--policy", otherPolicy},
 			49, false, "appraise", 4, 4, []string{"mrtd"}},
+		{"SNP, other roots", args(identity(), softSNP), []string{"--verify", "local", "--trust-roots", otherSNPRoots, "--collateral", pki("collateral.json")},
+			42, false, "appraise", 3, 3, nil},
+		{"SNP, AMD's roots", args(identity(), softSNP), []string{"--verify", "local", "--collateral", pki("collateral.json")},
+			42, false, "appraise", 3, 3, nil},
+		{"SNP, roots for TDX", args(identity(), softSNP), []string{"--verify", "local", "--trust-roots", tdxRoots, "--collateral", pki("collateral.json")},
+			80, false, "appraise", 3, 3, []string{"no trusted roots"}},
+		{"SNP, policy for TDX", args(identity(), softSNP), []string{"--verify", "local", "--trust-roots", pki("trust-roots.pem"), "--collateral", pki("collateral.json"), "--policy", tdxPolicy},
+			49, false, "appraise", 4, 4, []string{"no section for SNP"}},
+		{"SNP, no collateral", args(identity(), softSNP), []string{"--verify", "local", "--trust-roots", pki("trust-roots.pem")},
+			80, false, "appraise", 3, 3, []string{"revocation list"}},
+		{"SNP, revoked", args(identity(), softSNP), []string{"--verify", "local", "--trust-roots", pki("trust-roots.pem"), "--collateral", revoked},
+			42, false, "appraise", 3, 3, []string{"SEV-Milan is revoked"}},
+		{"SNP, expired revocation list", args(identity(), softSNP), []string{"--verify", "local", "--trust-roots", pki("trust-roots.pem"), "--collateral", expired},
+			49, false, "appraise", 4, 4, []string{"not current"}},
+		{"SNP, debug", args(identity(), []string{"--attest", execCommand("snp", "debug")}), verifySoftTEE(),
+			49, false, "appraise", 4, 4, []string{"debug"}},
+		{"SNP, migration agent", args(identity(), []string{"--attest", execCommand("snp", "migration")}), verifySoftTEE(),
+			49, false, "appraise", 4, 4, []string{"migration_agent"}},
+		{"SNP, tampered", args(identity(), []string{"--attest", execCommand("snp", "tamper")}), verifySoftTEE(),
+			42, false, "appraise", 3, 3, nil},
+		{"SNP, bindings differ", args(identity(), softSNP, []string{"--binding", "draft-08"}), verifySoftTEE(),
+			42, false, "appraise", 3, 3, []string{"hardened", "draft-08"}},
 		{"malformed", args(identity(), []string{"--attest", execCommand("send", "ff")}), verifySoftTEE(),
 			50, false, "appraise", 2, 2, nil},
 		{"server does not attest", identity(), verifySoftTEE(), 109, false, "negotiate", 3, 3, []string{"does not attest"}},

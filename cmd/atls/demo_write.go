@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -20,10 +21,13 @@ import (
 	"time"
 
 	"github.com/attestedtls/atls/attestext"
+	"github.com/attestedtls/atls/attestext/attester"
 	"github.com/attestedtls/atls/attestext/cmw"
+	"github.com/attestedtls/atls/attestext/policy"
 	"github.com/attestedtls/atls/attestext/results"
 	"github.com/attestedtls/atls/attestext/softtee"
 	"github.com/attestedtls/atls/attestext/tsm"
+	"github.com/attestedtls/atls/attestext/verifier"
 	"github.com/attestedtls/atls/tls"
 )
 
@@ -136,7 +140,16 @@ func demoFiles(now time.Time) ([]demoFile, error) {
 	if err != nil {
 		return nil, err
 	}
-	collateral, err := c.Marshal()
+	snp := softtee.NewSNP(nil)
+	s, err := snp.Collateral(&softtee.SNPCollateralOptions{Now: now.Add(-time.Hour), NextUpdate: now.Add(demoLifetime)})
+	if err != nil {
+		return nil, err
+	}
+	collateral, err := verifier.JoinCollateral(c, s)
+	if err != nil {
+		return nil, err
+	}
+	reference, err := demoPolicy()
 	if err != nil {
 		return nil, err
 	}
@@ -159,20 +172,25 @@ func demoFiles(now time.Time) ([]demoFile, error) {
 	if err != nil {
 		return nil, err
 	}
+	_, snpEvidence, err := sampleEvidence(snp)
+	if err != nil {
+		return nil, err
+	}
 	return []demoFile{
 		{"cert.pem", "the server's certificate, for localhost", false, certPEM(p.server.Certificate[0])},
 		{"key.pem", "its key", true, serverKey},
 		{"ca.pem", "the authority of both certificates", false, certPEM(p.ca.Raw)},
 		{"client-cert.pem", "a client's certificate", false, certPEM(p.client.Certificate[0])},
 		{"client-key.pem", "its key", true, clientKey},
-		{"trust-roots.pem", "the root of the software TEE (insecure: trusting it is trusting everybody)", false, softtee.RootsPEM()},
-		{"collateral.json", "what its pretended manufacturer says of its platforms, for a year", false, collateral},
-		{"policy.json", "the measurements that are acceptable", false, softtee.Policy()},
+		{"trust-roots.pem", "the roots of the software TEEs (insecure: trusting them is trusting everybody)", false, append(softtee.RootsPEM(), softtee.SNPRootsPEM()...)},
+		{"collateral.json", "what their pretended manufacturers say of their platforms, for a year", false, collateral},
+		{"policy.json", "the measurements that are acceptable", false, reference},
 		{"results.json", "a result about the server that a software verifier gave, good for a day (passport)", false, serverResult},
 		{"client-results.json", "the same about the client", false, clientResult},
 		{"verifiers.json", "whose results to trust: that verifier's (insecure as well)", false, trusted},
 		{"quote.bin", "a TDX quote of the software TEE", false, quote},
 		{"evidence.cmw", "the same quote as it travels: in a TSM report, in a CMW", false, evidence},
+		{"snp-evidence.cmw", "the same for SEV-SNP, with its certificates", false, snpEvidence},
 	}, nil
 }
 
@@ -185,20 +203,35 @@ func demoResult(issuer *softtee.ResultsIssuer, cert *x509.Certificate, now time.
 	return results.MarshalHeld([]results.Held{{Verifier: issuer.Identity(), Result: r}})
 }
 
+// demoPolicy returns a policy that accepts what either software TEE is by default.
+func demoPolicy() ([]byte, error) {
+	t, err := policy.Parse(softtee.Policy())
+	if err != nil {
+		return nil, err
+	}
+	s, err := policy.Parse(softtee.SNPPolicy())
+	if err != nil {
+		return nil, err
+	}
+	b, err := json.MarshalIndent(&policy.Policy{TDX: t.TDX, SNP: s.SNP}, "", "  ")
+	return append(b, '\n'), err
+}
+
 // sampleEvidence returns a quote over a fixed string, and the wrapper with it.
-func sampleEvidence(tee *softtee.TDX) (quote, evidence []byte, err error) {
+func sampleEvidence(tee attester.Quoter) (quote, evidence []byte, err error) {
 	var reportData [attestext.ReportDataSize]byte
 	sum := sha256.Sum256([]byte("atls demo"))
 	copy(reportData[:], sum[:])
-	if quote, err = tee.Quote(reportData); err != nil {
+	r, err := tee.Report(context.Background(), reportData)
+	if err != nil {
 		return nil, nil, err
 	}
-	report, err := (&tsm.Report{Provider: tsm.ProviderTDX, OutBlob: quote}).CBOR()
+	report, err := r.CBOR()
 	if err != nil {
 		return nil, nil, err
 	}
 	evidence, err = (&cmw.Record{Format: tsm.FormatCBOR, Value: report, Ind: cmw.Evidence}).CBOR()
-	return quote, evidence, err
+	return r.OutBlob, evidence, err
 }
 
 // writeDemoFiles writes files into dir. It writes none if one exists.

@@ -36,9 +36,11 @@ Flags:
                                 sign the session. "new" makes one up (with --attest)
     --peer-attested-key         accept that of the peer (with --verify)
     --binding RULE              hardened (default) or draft-08; alike on both ends
-    --attest TEE                attest to the peer: softtee:tdx (proves nothing, for
-                                trying things out), exec:COMMAND, or results:FILE, which
-                                presents what a verifier said before (passport)
+    --attest TEE                attest to the peer: configfs (the TEE that this machine
+                                is, TDX or SEV-SNP), softtee:tdx or softtee:snp (which
+                                prove nothing, and are for trying things out),
+                                exec:COMMAND, or results:FILE, which presents what a
+                                verifier said before (passport)
     --verify HOW                have the peer attest, and appraise it: local, exec:COMMAND,
                                 or results, which asks for such a result (passport)
     --verifier-id ID            with results: whose to present or to trust; repeatable, in
@@ -50,10 +52,13 @@ Flags:
                                 with attestation-only the bundle of a KAT and a PAT
     --policy FILE               what --verify local accepts; without one, any genuine
                                 and current TEE, with the verdict "warning"
-    --trust-roots FILE          roots of the peer's TEE in PEM (default Intel's); with
-                                --verify results the keys of verifiers, in JSON, or in PEM
-                                with one --verifier-id
-    --collateral FILE           what the TEE's manufacturer says of its platforms, JSON
+    --trust-roots FILE          roots of the peer's TEE in PEM (default Intel's and
+                                AMD's). One file may hold those of both; a TEE that
+                                has none in it is not trusted. With --verify results the
+                                keys of verifiers, in JSON, or in PEM with one
+                                --verifier-id
+    --collateral FILE           what the TEE's manufacturer says of its platforms, JSON.
+                                What is AMD's is in the member "snp"
     --code-points FILE          extension and alert numbers, JSON
     --keylog FILE               append the connection's secrets, as SSLKEYLOGFILE
     --timeout DURATION          bound on a handshake (default 20s); an attester or

@@ -16,16 +16,18 @@ import (
 	"github.com/attestedtls/atls/attestext"
 	"github.com/attestedtls/atls/attestext/cmw"
 	"github.com/attestedtls/atls/attestext/eat"
+	"github.com/attestedtls/atls/attestext/sevsnp"
 	"github.com/attestedtls/atls/attestext/tdx"
 	"github.com/attestedtls/atls/attestext/tsm"
+	"github.com/attestedtls/atls/attestext/verifier"
 )
 
 const inspectUsage = `Usage:
     atls inspect FILE [--json]
 
-Says what is in FILE, or in standard input if it is "-": a TDX quote, a TSM report, a
-CMW, a bundle of a KAT and a PAT, or TDX collateral. It verifies nothing: see "atls
-help verify".
+Says what is in FILE, or in standard input if it is "-": a TDX quote, an SEV-SNP report,
+a TSM report, a CMW, a bundle of a KAT and a PAT, or collateral. It verifies nothing:
+see "atls help verify".
 
 Examples:
     $ atls inspect pki/evidence.cmw
@@ -37,9 +39,10 @@ const notVerified = "not verified: this is what it claims"
 // Kinds of files.
 const (
 	kindQuote      = "TDX quote"
+	kindSNP        = "SEV-SNP report"
 	kindReport     = "TSM report"
 	kindCMW        = "CMW"
-	kindCollateral = "TDX collateral"
+	kindCollateral = "collateral"
 )
 
 func runInspect(_ context.Context, env *environment, args []string) error {
@@ -95,9 +98,10 @@ func (env *environment) readArgument(name string) ([]byte, error) {
 type document struct {
 	kind       string
 	quote      *tdx.Quote
+	snp        *sevsnp.Report
 	report     *tsm.Report
 	cmw        *cmw.CMW
-	collateral *tdx.Collateral
+	collateral *verifier.Local // that has collateral and nothing else
 	data       []byte
 }
 
@@ -119,6 +123,15 @@ func detect(data []byte) (*document, error) {
 	}
 	likely := err
 	isQuote := len(data) > 4 && data[0] >= 3 && data[0] <= 5 && data[1] == 0
+	if n := sevsnp.ReportSize; len(data) >= n && len(bytes.Trim(data[n:], "\x00")) == 0 {
+		if d.snp, err = sevsnp.Parse(data[:n]); err == nil {
+			d.kind = kindSNP
+			return d, nil
+		}
+		if version := data[:4]; version[0] <= 9 && len(bytes.Trim(version[1:], "\x00")) == 0 {
+			likely, isQuote = err, true
+		}
+	}
 	if d.report, err = tsm.ParseCBOR(data); err == nil {
 		d.kind = kindReport
 		return d, nil
@@ -128,14 +141,15 @@ func detect(data []byte) (*document, error) {
 		d.kind = kindReport
 		return d, nil
 	}
-	if d.collateral, err = tdx.ParseCollateral(data); err == nil {
+	d.collateral = new(verifier.Local)
+	if err = d.collateral.SetCollateral(data); err == nil {
 		d.kind = kindCollateral
 		return d, nil
 	}
 	if !isQuote {
 		likely = err
 	}
-	if bytes.Contains(data, []byte(`"tcb_info"`)) {
+	if bytes.Contains(data, []byte(`"tcb_info"`)) || bytes.Contains(data, []byte(`_crls"`)) {
 		return nil, &malformedError{err}
 	}
 	if utf8.Valid(text) && len(text) > 0 && (text[0] == '[' || text[0] == '{') {
@@ -148,19 +162,28 @@ func detect(data []byte) (*document, error) {
 	if !isQuote {
 		likely = err
 	}
-	return nil, &malformedError{fmt.Errorf("neither a TDX quote, nor a TSM report, a CMW or TDX collateral: %w", likely)}
+	return nil, &malformedError{fmt.Errorf("neither a TDX quote, nor an SEV-SNP report, a TSM report, a CMW or collateral: %w", likely)}
 }
 
 func (d *document) tree() *node {
 	switch d.kind {
 	case kindQuote:
 		return quoteTree(d.quote)
+	case kindSNP:
+		return snpTree(d.snp)
 	case kindReport:
 		return reportTree(d.report)
 	case kindCollateral:
-		return branch(kindCollateral, nil,
-			leaf("FMSPC", d.collateral.FMSPC()),
-			leaf("next update", d.collateral.NextUpdate().UTC().Format(time.RFC3339)))
+		n := branch(kindCollateral, nil)
+		if c := d.collateral.TDXCollateral; c != nil {
+			n.add(branch("TDX", nil,
+				leaf("FMSPC", c.FMSPC()),
+				leaf("next update", c.NextUpdate().UTC().Format(time.RFC3339))))
+		}
+		if c := d.collateral.SNPCollateral; c != nil {
+			n.add(branch("SEV-SNP", nil, leaf("next update", c.NextUpdate().UTC().Format(time.RFC3339))))
+		}
+		return n
 	}
 	return cmwTree(kindCMW, d.cmw, d.data)
 }
@@ -191,27 +214,97 @@ func quoteTree(q *tdx.Quote) *node {
 			break
 		}
 		if c, err := x509.ParseCertificate(block.Bytes); err == nil {
-			chain.add(branch("certificate", c.Subject.String(),
-				leaf("issuer", c.Issuer.String()),
-				leaf("valid", c.NotBefore.UTC().Format(time.RFC3339)+" to "+c.NotAfter.UTC().Format(time.RFC3339))))
+			chain.add(certificateTree("certificate", c))
 		}
 	}
 	n.add(chain)
 	return n
 }
 
+func certificateTree(name string, c *x509.Certificate) *node {
+	return branch(name, c.Subject.String(),
+		leaf("issuer", c.Issuer.String()),
+		leaf("valid", c.NotBefore.UTC().Format(time.RFC3339)+" to "+c.NotAfter.UTC().Format(time.RFC3339)))
+}
+
+func snpTree(r *sevsnp.Report) *node {
+	n := branch(kindSNP, fmt.Sprintf("version %d, %d bytes", r.Version, len(r.Raw())))
+	field := func(name string, b []byte) { n.add(leaf(name, hex.EncodeToString(b))) }
+	n.add(leaf("GUEST_SVN", r.GuestSVN))
+	n.add(branch("POLICY", fmt.Sprintf("%#x", uint64(r.Policy)),
+		leaf("debug", r.Policy.Debug()), leaf("migration agent", r.Policy.MigrationAgent()), leaf("SMT", r.Policy.SMT())))
+	field("FAMILY_ID", r.FamilyID[:])
+	field("IMAGE_ID", r.ImageID[:])
+	n.add(leaf("VMPL", r.VMPL), leaf("PLATFORM_INFO", fmt.Sprintf("%#x", r.PlatformInfo)), leaf("SIGNING_KEY", r.SigningKey.String()))
+	field("REPORT_DATA", r.ReportData[:])
+	field("MEASUREMENT", r.Measurement[:])
+	field("HOST_DATA", r.HostData[:])
+	field("ID_KEY_DIGEST", r.IDKeyDigest[:])
+	if r.AuthorKeyEnabled {
+		field("AUTHOR_KEY_DIGEST", r.AuthorKeyDigest[:])
+	}
+	field("REPORT_ID", r.ReportID[:])
+	field("REPORT_ID_MA", r.ReportIDMA[:])
+	field("CHIP_ID", r.ChipID[:])
+	if r.Family != 0 {
+		n.add(leaf("processor", fmt.Sprintf("family %Xh, model %Xh, stepping %d", r.Family, r.Model, r.Stepping)))
+	}
+	n.add(leaf("REPORTED_TCB", r.ReportedTCB.String()), leaf("CURRENT_TCB", r.CurrentTCB.String()),
+		leaf("COMMITTED_TCB", r.CommittedTCB.String()), leaf("LAUNCH_TCB", r.LaunchTCB.String()))
+	return n
+}
+
+// snpCertificatesTree describes what a host has sent along with a report.
+func snpCertificatesTree(b []byte) *node {
+	n := branch("auxblob", sizeOf(b))
+	c, err := sevsnp.ParseCertificates(b)
+	if err != nil {
+		n.add(leaf("does not parse", err.Error()))
+		return n
+	}
+	for _, e := range []struct {
+		name string
+		cert *x509.Certificate
+	}{{"VCEK", c.VCEK}, {"VLEK", c.VLEK}, {"ASK", c.ASK}, {"ARK", c.ARK}} {
+		if e.cert != nil {
+			n.add(certificateTree(e.name, e.cert))
+		}
+	}
+	if c.CRL != nil {
+		n.add(branch("revocation list", c.CRL.Issuer.String(), leaf("next update", c.CRL.NextUpdate.UTC().Format(time.RFC3339))))
+	}
+	return n
+}
+
 func reportTree(r *tsm.Report) *node {
 	n := branch(kindReport, nil, leaf("provider", r.Provider))
-	if r.Provider == tsm.ProviderTDX {
-		if q, err := tdx.Parse(r.OutBlob); err != nil {
-			n.add(branch("outblob", sizeOf(r.OutBlob), leaf("does not parse", err.Error())))
-		} else {
-			n.add(branch("outblob", sizeOf(r.OutBlob), quoteTree(q)))
+	var inside *node
+	var err error
+	switch r.Provider {
+	case tsm.ProviderTDX:
+		var q *tdx.Quote
+		if q, err = tdx.Parse(r.OutBlob); err == nil {
+			inside = quoteTree(q)
 		}
-	} else {
+	case tsm.ProviderSNP:
+		var s *sevsnp.Report
+		if s, err = sevsnp.Parse(r.OutBlob); err == nil {
+			inside = snpTree(s)
+		}
+	}
+	switch {
+	case err != nil:
+		n.add(branch("outblob", sizeOf(r.OutBlob), leaf("does not parse", err.Error())))
+	case inside != nil:
+		n.add(branch("outblob", sizeOf(r.OutBlob), inside))
+	default:
 		n.add(leaf("outblob", sizeOf(r.OutBlob)))
 	}
-	if len(r.AuxBlob) > 0 {
+	switch {
+	case len(r.AuxBlob) == 0:
+	case r.Provider == tsm.ProviderSNP:
+		n.add(snpCertificatesTree(r.AuxBlob))
+	default:
 		n.add(leaf("auxblob", sizeOf(r.AuxBlob)))
 	}
 	if r.ServiceProvider != "" {
@@ -275,26 +368,31 @@ func bundleTree(encoded []byte) *node {
 	n.add(leaf("challenge", hex.EncodeToString(kat.Challenge)),
 		leaf("TLS key (SPKI)", hex.EncodeToString(kat.TIK)),
 		leaf("signed by", hex.EncodeToString(kat.KAKPub)))
-	if q, err := quoteOf(pat.Format, pat.Value); err == nil {
-		n.add(leaf("platform evidence covers that key", eat.MatchKAKHash(kat.KAKPub, q.ReportData[:])))
+	if r, err := tsm.Parse(pat.Format, pat.Value); err == nil {
+		if reportData, err := reportDataOf(r); err == nil {
+			n.add(leaf("platform evidence covers that key", eat.MatchKAKHash(kat.KAKPub, reportData[:])))
+		}
 	}
 	return n
 }
 
-// quoteOf returns the TDX quote in a TSM report.
-func quoteOf(f attestext.EvidenceFormat, b []byte) (*tdx.Quote, error) {
-	r, err := tsm.Parse(f, b)
-	if err != nil {
-		return nil, err
+// reportDataOf returns what the quote in r is about.
+func reportDataOf(r *tsm.Report) (reportData [attestext.ReportDataSize]byte, err error) {
+	switch r.Provider {
+	case tsm.ProviderTDX:
+		q, err := tdx.Parse(r.OutBlob)
+		if err != nil {
+			return reportData, err
+		}
+		return q.ReportData, nil
+	case tsm.ProviderSNP:
+		s, err := sevsnp.Parse(r.OutBlob)
+		if err != nil {
+			return reportData, err
+		}
+		return s.ReportData, nil
 	}
-	return quoteOfReport(r)
-}
-
-func quoteOfReport(r *tsm.Report) (*tdx.Quote, error) {
-	if r.Provider != tsm.ProviderTDX {
-		return nil, attestext.Errorf(attestext.ErrWrongType, "read TSM report", "provider %q is not supported here", r.Provider)
-	}
-	return tdx.Parse(r.OutBlob)
+	return reportData, attestext.Errorf(attestext.ErrWrongType, "read TSM report", "provider %q is not supported here", r.Provider)
 }
 
 func sizeOf(b []byte) string { return fmt.Sprintf("%d bytes", len(b)) }

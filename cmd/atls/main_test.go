@@ -19,7 +19,9 @@ import (
 	"time"
 
 	"github.com/attestedtls/atls/attestext"
+	"github.com/attestedtls/atls/attestext/attester"
 	"github.com/attestedtls/atls/attestext/cmw"
+	"github.com/attestedtls/atls/attestext/configfs"
 	"github.com/attestedtls/atls/attestext/softtee"
 	"github.com/attestedtls/atls/attestext/tsm"
 )
@@ -68,10 +70,18 @@ func asCommand(what string, args []string) int {
 			return 1
 		}
 		return answer(map[string]any{"cmw": w})
-	case "quote": // as the software TEE would
+	case "quote", "snp": // as the software TEE would
 		var rd [attestext.ReportDataSize]byte
 		copy(rd[:], in.ReportData)
-		report, err := softtee.NewTDX(nil).Report(context.Background(), rd)
+		var tee attester.Quoter = softtee.NewTDX(nil)
+		if what == "snp" {
+			o := &softtee.SNPOptions{Debug: args[0] == "debug", MigrationAgent: args[0] == "migration"}
+			if args[0] == "tamper" {
+				o.Tamper = func(b []byte) []byte { b[0x90] ^= 1; return b }
+			}
+			tee = softtee.NewSNP(o)
+		}
+		report, err := tee.Report(context.Background(), rd)
 		if err != nil {
 			return 1
 		}
@@ -305,11 +315,11 @@ func TestMistakesOnTheCommandLine(t *testing.T) {
 		{args([]string{"serve", "--credential", "attestation-only", "--attest", "softtee:tdx"}, id), 1, "--allow-attestation-only"},
 		{args([]string{"serve", "--credential", "password"}, id), 1, "password"},
 		{args([]string{"serve", "--binding", "loose"}, id), 1, "loose"},
-		{args([]string{"serve", "--attest", "softtee:snp"}, id), 1, "not available in this version"},
-		{args([]string{"serve", "--attest", "configfs"}, id), 1, "not available in this version"},
 		{args([]string{"serve", "--attest", "results:/nonexistent"}, id), 1, "no such file"},
 		{args([]string{"serve", "--attest", "results:" + pki("policy.json")}, id), 2, "results"},
 		{args([]string{"serve", "--verifier-id", "v"}, id), 1, "--verifier-id is for"},
+		{args([]string{"serve", "--attest", "softtee:snp", "--evidence-type", "text/plain"}, id), 1, "text/plain"},
+		{args([]string{"serve", "--attest", "softtee:cca"}, id), 1, "softtee:cca"},
 		{args([]string{"serve", "--attest", "magic"}, id), 1, "magic"},
 		{args([]string{"serve", "--attest", "exec:'"}, id), 1, "quote"},
 		{args([]string{"serve", "--attest", "exec:"}, id), 1, "no command"},
@@ -330,5 +340,15 @@ func TestMistakesOnTheCommandLine(t *testing.T) {
 		{[]string{"dial", "127.0.0.1:1", "--attest", "softtee:tdx"}, 1, "--cert"},
 		{[]string{"dial", "127.0.0.1:1", "--timeout", "0s"}, 1, "--timeout"},
 		{[]string{"dial", "127.0.0.1:0"}, 5, "not connected"},
+	})
+}
+
+func TestAttestingByAKernelThatHasNoTEEIsAMistake(t *testing.T) {
+	if _, err := configfs.New(); err == nil {
+		t.Skip("this machine has a TEE")
+	}
+	checkMistakes(t, []mistake{
+		{args([]string{"serve", "--attest", "configfs"}, identity()), 1, "--attest configfs"},
+		{args([]string{"dial", "127.0.0.1:1", "--attest", "configfs"}, clientIdentity()), 1, "hint: softtee:tdx"},
 	})
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/sha256"
 	stdtls "crypto/tls"
+	"crypto/x509"
 	"encoding/hex"
 	"encoding/json"
 	"os"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/attestedtls/atls/attestext"
 	"github.com/attestedtls/atls/attestext/eat"
+	"github.com/attestedtls/atls/attestext/sevsnp"
 	"github.com/attestedtls/atls/attestext/softtee"
 	"github.com/attestedtls/atls/attestext/tsm"
 )
@@ -21,10 +23,17 @@ const (
 	intelQuote      = "../../attestext/tdx/testdata/intel_spr_e4.quote"
 	intelCollateral = "../../attestext/tdx/testdata/intel_spr_e4.collateral.json"
 	intelTime       = "2023-07-01T01:00:00Z"
+
+	amdReport = "../../attestext/sevsnp/testdata/amd_milan.report"
+	amdVCEK   = "../../attestext/sevsnp/testdata/amd_milan.vcek.der"
 )
 
 func TestInspect(t *testing.T) {
 	quote, err := os.ReadFile(pki("quote.bin"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	snp, err := os.ReadFile(amdReport)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -36,8 +45,13 @@ func TestInspect(t *testing.T) {
 		{"-", string(quote), "TDX quote", "Intel SGX PCK Certificate"},
 		{"-", string(quote) + "\x00\x00", "TDX quote", "MRTD"},
 		{pki("evidence.cmw"), "", "CMW", "REPORTDATA"},
-		{pki("collateral.json"), "", "TDX collateral", "FMSPC"},
-		{"-", `{"provider":"sev_guest","outblob":"AAAA"}` + "\n", "TSM report", "sev_guest"},
+		{pki("collateral.json"), "", "collateral", "FMSPC"},
+		{pki("collateral.json"), "", "collateral", "SEV-SNP"},
+		{"-", `{"provider":"sev_guest","outblob":"AAAA"}` + "\n", "TSM report", "does not parse"},
+		{pki("snp-evidence.cmw"), "", "CMW", "MEASUREMENT"},
+		{pki("snp-evidence.cmw"), "", "CMW", "SEV-VCEK"},
+		{amdReport, "", "SEV-SNP report", "b07af9620f3b839b"},
+		{"-", string(snp) + "\x00\x00", "SEV-SNP report", "REPORTED_TCB"},
 		{"-", `["text/plain","AAAA"]` + "\n", "CMW", "text/plain"},
 		{"-", `{"provider":"\u001b[2J","outblob":"AAAA"}`, "TSM report", "\ufffd[2J"},
 	} {
@@ -85,6 +99,30 @@ func TestVerify(t *testing.T) {
 	if err := os.WriteFile(bundle, bundled, 0o600); err != nil {
 		t.Fatal(err)
 	}
+	der, err := os.ReadFile(amdVCEK)
+	if err != nil {
+		t.Fatal(err)
+	}
+	vcek, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw, err := os.ReadFile(amdReport)
+	if err != nil {
+		t.Fatal(err)
+	}
+	amdTSM, err := (&tsm.Report{Provider: tsm.ProviderSNP, OutBlob: raw, AuxBlob: (&sevsnp.Certificates{VCEK: vcek}).Marshal()}).CBOR()
+	if err != nil {
+		t.Fatal(err)
+	}
+	amd := filepath.Join(t.TempDir(), "amd")
+	if err := os.WriteFile(amd, amdTSM, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	debugPolicy := filepath.Join(t.TempDir(), "policy")
+	if err := os.WriteFile(debugPolicy, []byte(`{"snp": {"insecure_allow_debug": true}}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	challengeArgs := []string{"--nonce", hex.EncodeToString(ch.Nonce), "--binder", hex.EncodeToString(ch.Binder), "--spki", pki("client-cert.pem")}
 	for _, c := range []struct {
 		name   string
@@ -104,6 +142,14 @@ func TestVerify(t *testing.T) {
 		{"Intel's root", args([]string{pki("quote.bin"), "--collateral", pki("collateral.json")}), 3, "refused"},
 		{"no collateral", []string{pki("quote.bin"), "--trust-roots", pki("trust-roots.pem")}, 3, "no collateral"},
 		{"later", args([]string{pki("quote.bin"), "--at", "2060-01-01T00:00:00Z"}, soft), 3, "refused"},
+		{"SNP", args([]string{pki("snp-evidence.cmw"), "--report-data", hex.EncodeToString(rd[:])}, soft), 0, "verdict: affirming"},
+		{"SNP, other report data", args([]string{pki("snp-evidence.cmw"), "--report-data", strings.Repeat("00", 64)}, soft), 3, "refused"},
+		{"SNP, AMD's roots", args([]string{pki("snp-evidence.cmw"), "--collateral", pki("collateral.json")}), 3, "refused"},
+		{"SNP, roots of TDX", args([]string{intelQuote, "--insecure-skip-collateral", "--at", intelTime, "--trust-roots", pki("trust-roots.pem")}), 3, "refused"},
+		{"AMD's report under debug", []string{amd, "--insecure-skip-collateral", "--at", intelTime}, 4, "debug: got a guest that can be debugged"},
+		{"AMD's report, debug allowed", []string{amd, "--insecure-skip-collateral", "--policy", debugPolicy, "--at", intelTime}, 0, "verdict: warning"},
+		{"AMD's report, no revocation list", []string{amd, "--policy", debugPolicy, "--at", intelTime}, 3, "no revocation list"},
+		{"AMD's report by itself", []string{amdReport, "--insecure-skip-collateral", "--at", intelTime}, 3, "no VCEK certificate"},
 		{"Intel's quote", []string{intelQuote, "--insecure-skip-collateral", "--at", intelTime}, 0, "verdict: warning"},
 		{"Intel's quote, old TCB", []string{intelQuote, "--collateral", intelCollateral, "--at", intelTime}, 4, "verdict: refused (contraindicated)"},
 		{"Intel's quote, other measurement", []string{intelQuote, "--insecure-skip-collateral", "--policy", pki("policy.json"), "--at", intelTime}, 4, "mrtd: got 6363b8043668a3ad"},

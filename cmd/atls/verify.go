@@ -14,15 +14,16 @@ import (
 	"github.com/attestedtls/atls/attestext/cmw"
 	"github.com/attestedtls/atls/attestext/eat"
 	"github.com/attestedtls/atls/attestext/policy"
-	"github.com/attestedtls/atls/attestext/tdx"
+	"github.com/attestedtls/atls/attestext/tsm"
 	"github.com/attestedtls/atls/attestext/verifier"
 )
 
 const verifyUsage = `Usage:
     atls verify FILE [FLAGS]
 
-Appraises the evidence in FILE, or in standard input if it is "-": a TDX quote, a TSM
-report, or a CMW that holds one or a bundle of a KAT and a PAT. It goes to no network.
+Appraises the evidence in FILE, or in standard input if it is "-": a TDX quote, an
+SEV-SNP report, a TSM report with the one or the other, or a CMW that holds one or a
+bundle of a KAT and a PAT. It goes to no network.
 
 Examples:
     $ atls verify quote.bin --collateral collateral.json --policy policy.json
@@ -31,8 +32,11 @@ Examples:
     $ atls verify quote.bin --insecure-skip-collateral --at 2023-07-01T01:00:00Z
 
 Flags:
-    --trust-roots FILE             roots of the TEE in PEM (default Intel's)
-    --collateral FILE              what the manufacturer says of its platforms, JSON
+    --trust-roots FILE             roots of the TEE in PEM (default Intel's and AMD's);
+                                   one file may hold those of both
+    --collateral FILE              what the manufacturer says of its platforms, JSON;
+                                   what is AMD's, revocation lists and certificates
+                                   of chips, is in the member "snp"
     --insecure-skip-collateral     do without: revoked and vulnerable platforms pass
     --policy FILE                  what is acceptable; without one, any genuine and
                                    current TEE, with the verdict "warning"
@@ -131,10 +135,13 @@ func (f *verifyFlags) appraiser() (*appraiser, error) {
 		case f.collateral != "":
 			return nil, usagef("give one of them", "--collateral and --insecure-skip-collateral")
 		case local.Policy == nil:
-			local.Policy = &policy.Policy{TDX: &policy.TDXPolicy{}}
+			local.Policy = &policy.Policy{TDX: &policy.TDXPolicy{}, SNP: &policy.SNPPolicy{}}
 		}
 		if local.Policy.TDX != nil {
 			local.Policy.TDX.InsecureSkipCollateral = true
+		}
+		if local.Policy.SNP != nil {
+			local.Policy.SNP.InsecureSkipCollateral = true
 		}
 	}
 	if f.at != "" {
@@ -236,17 +243,11 @@ func (a *appraiser) appraise(ctx context.Context, d *document, o *outcome) error
 	if a.challenge != nil && a.challenge.Kind == attestext.AttestationOnly {
 		return attestext.Errorf(attestext.ErrWrongType, "check binding", "a report by itself names no key; attestation-only wants it in a bundle")
 	}
-	q, err := a.quote(d)
+	r, err := a.report(d)
 	if err != nil {
 		return err
 	}
-	opts := &tdx.VerifyOptions{
-		Roots:                  a.local.TDXRoots,
-		Collateral:             a.local.TDXCollateral,
-		InsecureSkipCollateral: a.local.Policy.SkipTDXCollateral(),
-		Now:                    a.local.Now(),
-	}
-	v, err := tdx.Verify(q, opts)
+	v, err := a.local.Verify(r)
 	if err != nil {
 		return err
 	}
@@ -258,10 +259,10 @@ func (a *appraiser) appraise(ctx context.Context, d *document, o *outcome) error
 		}
 		want = rd[:]
 	}
-	if got := v.ReportData(); want != nil && !bytes.Equal(got[:], want) {
-		return attestext.Errorf(attestext.ErrBinding, "check binding", "report data is %x, want %x", got, want)
+	if want != nil && !bytes.Equal(v.ReportData[:], want) {
+		return attestext.Errorf(attestext.ErrBinding, "check binding", "report data is %x, want %x", v.ReportData, want)
 	}
-	decision, err := a.local.Policy.EvaluateTDX(v)
+	decision, err := v.Evaluate()
 	o.verdict = decision.Verdict.String()
 	for _, r := range decision.Reasons {
 		o.reasons = append(o.reasons, r.String())
@@ -284,21 +285,23 @@ func (a *appraiser) appraiseBound(ctx context.Context, encoded []byte, o *outcom
 	return nil
 }
 
-// quote returns the quote in d. Of a bundle, the token's signature is checked, and
-// that the quote covers its key.
-func (a *appraiser) quote(d *document) (*tdx.Quote, error) {
+// report returns the TSM report in d, or that which d would be in. Of a bundle, the
+// token's signature is checked, and that the quote covers its key.
+func (a *appraiser) report(d *document) (*tsm.Report, error) {
 	switch d.kind {
 	case kindQuote:
-		return d.quote, nil
+		return &tsm.Report{Provider: tsm.ProviderTDX, OutBlob: d.quote.Raw()}, nil
+	case kindSNP:
+		return &tsm.Report{Provider: tsm.ProviderSNP, OutBlob: d.snp.Raw()}, nil
 	case kindReport:
-		return quoteOfReport(d.report)
+		return d.report, nil
 	}
 	if d.cmw.Form != cmw.CBORCollection || d.cmw.Collection.Type != eat.BundleType {
 		format, value, err := d.cmw.Evidence()
 		if err != nil {
 			return nil, err
 		}
-		return quoteOf(format, value)
+		return tsm.Parse(format, value)
 	}
 	token, pat, err := eat.ParseBundle(d.data)
 	if err != nil {
@@ -308,14 +311,18 @@ func (a *appraiser) quote(d *document) (*tdx.Quote, error) {
 	if err != nil {
 		return nil, err
 	}
-	q, err := quoteOf(pat.Format, pat.Value)
+	r, err := tsm.Parse(pat.Format, pat.Value)
 	if err != nil {
 		return nil, err
 	}
-	if !eat.MatchKAKHash(kat.KAKPub, q.ReportData[:]) {
+	reportData, err := reportDataOf(r)
+	if err != nil {
+		return nil, err
+	}
+	if !eat.MatchKAKHash(kat.KAKPub, reportData[:]) {
 		return nil, attestext.Errorf(attestext.ErrBinding, "check binding", "platform evidence does not cover the key that signed the key attestation")
 	}
-	return q, nil
+	return r, nil
 }
 
 const notBound = "NOT CHECKED: freshness and binding. Nobody said what the evidence must be bound to, so anybody may have recorded it earlier"
