@@ -70,8 +70,8 @@ type ResultsHolder interface {
 	Verifiers() []VerifierIdentity
 
 	// Attest returns a result by req.Verifier that has not expired, as an
-	// encoded CMW with the indicator attestation-results. Under
-	// BindingHardened, and with AttestationOnly, it must name the key of
+	// encoded CMW with the indicator attestation-results. Except under
+	// BindingDraft08 beside a certificate, it must name the key of
 	// req.Challenge.SPKI.
 	Attest(ctx context.Context, req *AttestRequest) ([]byte, error)
 }
@@ -83,8 +83,8 @@ type ResultsVerifier interface {
 	Verifiers() []VerifierIdentity
 
 	// Appraise returns an Appraisal only for a result that ev.Verifier signed,
-	// that is valid now, and that is acceptable under its policy. Under
-	// BindingHardened the result must name the key expected.SPKI; with
+	// that is valid now, and that is acceptable under its policy. Except under
+	// BindingDraft08 the result must name the key expected.SPKI; with
 	// AttestationOnly the Appraisal must name the attested key. A result that
 	// has expired, or that another verifier signed, is of class ErrSignature,
 	// and one over another key of class ErrBinding.
@@ -200,7 +200,7 @@ func Appraise(ctx context.Context, timeout time.Duration, v appraiser, ev *Evide
 	if len(expected.SPKI) != 0 && len(a.Key) != 0 && string(a.Key) != string(expected.SPKI) {
 		return nil, Errorf(ErrBinding, op, "evidence covers another key")
 	}
-	if expected.Model == Passport && expected.Binding == BindingHardened && len(a.Key) == 0 {
+	if expected.Model == Passport && expected.Binding != BindingDraft08 && len(a.Key) == 0 {
 		return nil, Errorf(ErrBinding, op, "the result names no key")
 	}
 	if expected.Model == BackgroundCheck && a.Format != (EvidenceFormat{}) && !ev.Type.Format.Matches(a.Format) {

@@ -3,6 +3,7 @@ package attestext
 import (
 	"bytes"
 	"context"
+	"crypto/sha512"
 	"encoding/hex"
 	"errors"
 	"testing"
@@ -66,6 +67,49 @@ func TestDraft08ReportDataIsTheChallengePaddedAndNeverCut(t *testing.T) {
 			}
 			if !bytes.Equal(got[:n], bytes.Repeat([]byte{want}, n)) || !bytes.Equal(got[n:], make([]byte, 64-n)) {
 				t.Errorf("%v, %d bytes: %x", kind, n, got)
+			}
+		}
+	}
+}
+
+func TestExpatReportDataIsTheBindingPadded(t *testing.T) {
+	for _, n := range []int{32, 48} {
+		c := challenge(func(c *Challenge) {
+			c.Binding, c.Nonce, c.Binder = BindingExpat, make([]byte, 255), bytes.Repeat([]byte{0xbb}, n)
+		})
+		if !bytes.Equal(c.Value(), c.Binder) {
+			t.Errorf("the value is %x, want the binding", c.Value())
+		}
+		got, err := c.ReportData()
+		if err != nil || !bytes.Equal(got[:n], c.Binder) || !bytes.Equal(got[n:], make([]byte, 64-n)) {
+			t.Errorf("%d bytes: %x, %v", n, got, err)
+		}
+		c.Binding = BindingExpatSHA512
+		if got, err = c.ReportData(); err != nil || got != sha512.Sum512(c.Binder) {
+			t.Errorf("%d bytes, SHA-512: %x, %v", n, got, err)
+		}
+	}
+}
+
+func TestExpatChallengeRefusesWhatIsIncomplete(t *testing.T) {
+	for name, change := range map[string]func(*Challenge){
+		"no binding":       func(c *Challenge) { c.Binder = nil },
+		"cut binding":      func(c *Challenge) { c.Binder = c.Binder[:31] },
+		"long binding":     func(c *Challenge) { c.Binder = make([]byte, 65) },
+		"long context":     func(c *Challenge) { c.Nonce = make([]byte, 256) },
+		"no key":           func(c *Challenge) { c.SPKI = nil },
+		"attestation-only": func(c *Challenge) { c.Kind = AttestationOnly },
+		"passport, attestation-only": func(c *Challenge) {
+			c.Model, c.Kind = Passport, AttestationOnly
+		},
+	} {
+		for _, b := range []Binding{BindingExpat, BindingExpatSHA512} {
+			c := challenge(func(c *Challenge) { c.Binding = b; change(c) })
+			if c.Validate() == nil {
+				t.Errorf("%v, %s: accepted", b, name)
+			}
+			if _, err := c.ReportData(); err == nil {
+				t.Errorf("%v, %s: has report data", b, name)
 			}
 		}
 	}

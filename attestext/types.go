@@ -55,15 +55,35 @@ const (
 	// WARNING: the certificate's key is not covered, so a stolen certificate
 	// key plus any genuine TEE passes. Use it to measure the draft.
 	BindingDraft08
+
+	// BindingExpat is the rule of draft-fossati-seat-expat, for Evidence inside an
+	// exported authenticator, after the handshake: it covers a hash over the
+	// certificate's key and a value exported from the connection for one request.
+	// It serves package exportedauth alone. A raw report carries that hash, padded
+	// with zeros.
+	BindingExpat
+
+	// BindingExpatSHA512 is BindingExpat, with the SHA-512 of that hash in a raw
+	// report. It is not in the draft: one deployed implementation does it.
+	BindingExpatSHA512
 )
 
-// String returns the name that the atls command uses, "hardened" or "draft-08".
+// IsExpat reports whether b is one of the rules for exported authenticators, which
+// no handshake can use.
+func (b Binding) IsExpat() bool { return b == BindingExpat || b == BindingExpatSHA512 }
+
+// String returns the name that the atls command and package execplugin use:
+// "hardened", "draft-08", "expat" or "expat-sha512".
 func (b Binding) String() string {
 	switch b {
 	case BindingHardened:
 		return "hardened"
 	case BindingDraft08:
 		return "draft-08"
+	case BindingExpat:
+		return "expat"
+	case BindingExpatSHA512:
+		return "expat-sha512"
 	}
 	return fmt.Sprintf("binding(%d)", uint8(b))
 }

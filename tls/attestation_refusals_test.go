@@ -467,6 +467,8 @@ func TestConfigMistakesAreLocal(t *testing.T) {
 		{"more types to propose than the extension holds", "the extension holds 255", AttestationConfig{Attester: many}},
 		{"no types", "reads no evidence", AttestationConfig{Verifier: &stubTEE{formats: []attestext.EvidenceFormat{}}}},
 		{"nonce of 7", "NonceSize is 7", AttestationConfig{Verifier: &stubTEE{}, NonceSize: 7}},
+		{"rule for exported authenticators", "unknown expat", AttestationConfig{Attester: &stubTEE{}, Binding: attestext.BindingExpat}},
+		{"peer's rule for exported authenticators", "unknown expat", AttestationConfig{Verifier: &stubTEE{}, PeerBinding: attestext.BindingExpat}},
 		{"nonce of 256", "NonceSize is 256", AttestationConfig{Verifier: &stubTEE{}, NonceSize: 256}},
 		{"attestation-only without leave", "without AllowAttestationOnly", AttestationConfig{Verifier: &stubTEE{}, PeerCredentials: onlyKind}},
 		{"attestation-only of our own without leave", "without AllowAttestationOnly", AttestationConfig{Attester: &stubTEE{}, Credentials: onlyKind}},

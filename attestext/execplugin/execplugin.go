@@ -5,7 +5,8 @@
 // A command is started once per call, without a shell. It reads
 //
 //	{"type": MEDIA TYPE, "challenge": B64, "nonce": B64, "binder": B64, "spki": B64,
-//	 "role": "client"|"server", "binding": "hardened"|"draft-08", "report_data": B64}
+//	 "role": "client"|"server", "binding": "hardened"|"draft-08"|"expat"|"expat-sha512",
+//	 "report_data": B64}
 //
 // from its standard input, with "cmw": B64 besides where it appraises. A member
 // that does not apply is null. It must print {"cmw": B64} to attest, and to appraise

@@ -106,7 +106,7 @@ func checkRequest(t *testing.T, got map[string]any, ch *attestext.Challenge) {
 	b64 := base64.StdEncoding.EncodeToString
 	want := map[string]any{
 		"type": tsm.MediaTypeCBOR, "challenge": b64(ch.Value()), "nonce": b64(ch.Nonce), "binder": b64(ch.Binder),
-		"spki": b64(ch.SPKI), "role": "server", "binding": "hardened", "report_data": nil,
+		"spki": b64(ch.SPKI), "role": "server", "binding": ch.Binding.String(), "report_data": nil,
 	}
 	if len(ch.SPKI) == 0 {
 		want["spki"] = nil
@@ -118,6 +118,23 @@ func checkRequest(t *testing.T, got map[string]any, ch *attestext.Challenge) {
 		if g, ok := got[name]; !ok || g != v {
 			t.Errorf("%s is %v, want %v", name, g, v)
 		}
+	}
+}
+
+func TestAttesterReadsTheExpatBinding(t *testing.T) {
+	ch := challenge(attestext.CertAttestation)
+	ch.Binding = attestext.BindingExpat
+	b, err := self(t, "repeat").Attest(t.Context(), &attestext.AttestRequest{Type: x509Type, Challenge: ch})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got map[string]any
+	if err := json.Unmarshal(b, &got); err != nil {
+		t.Fatal(err)
+	}
+	checkRequest(t, got, ch)
+	if got["binding"] != "expat" || got["report_data"] == nil {
+		t.Errorf("binding is %v, report_data %v", got["binding"], got["report_data"])
 	}
 }
 

@@ -299,7 +299,7 @@ func (h *Holder) Verifiers() []attestext.VerifierIdentity {
 const opPresent = "present result"
 
 // Attest returns a valid result by req.Verifier as a CMW: a CBOR record with the
-// indicator attestation-results. Under BindingHardened and with AttestationOnly it
+// indicator attestation-results. With AttestationOnly and under every rule but BindingDraft08 it
 // names the key of req.Challenge.SPKI; otherwise one that does is preferred.
 //
 // If there is none and h can refresh, it does, and waits for that until ctx is done.

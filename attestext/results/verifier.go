@@ -133,8 +133,8 @@ const opAppraise = "appraise result"
 
 // Appraise accepts the EAR in ev.CMW if ev.Verifier is trusted and signed it, if it
 // is valid now, and if its tier and the policy allow. The Appraisal names the
-// attested key under BindingHardened, where it must be expected.SPKI if that is
-// set, and with AttestationOnly.
+// attested key with AttestationOnly and under every rule but BindingDraft08; it must
+// be expected.SPKI if that is set.
 //
 // WARNING: under BindingDraft08 with a certificate, nothing ties the result to the
 // peer. The draft does not, and a result that was seen once will do.
@@ -213,7 +213,7 @@ func (v *Verifier) Appraise(ctx context.Context, ev *attestext.Evidence, expecte
 
 // needsKey reports whether a result must name the attested key.
 func needsKey(c *attestext.Challenge) bool {
-	return c.Binding == attestext.BindingHardened || c.Kind == attestext.AttestationOnly
+	return c.Binding != attestext.BindingDraft08 || c.Kind == attestext.AttestationOnly
 }
 
 // reasons names the parts of r that are not affirming, with their claims.

@@ -42,10 +42,12 @@ func explain(got [attestext.ReportDataSize]byte, c *attestext.Challenge) error {
 	if c.Role == attestext.RoleClient {
 		otherRole = attestext.RoleServer
 	}
-	otherBinding := attestext.BindingHardened
-	if c.Binding == attestext.BindingHardened {
-		otherBinding = attestext.BindingDraft08
-	}
+	otherBinding := map[attestext.Binding]attestext.Binding{
+		attestext.BindingHardened:    attestext.BindingDraft08,
+		attestext.BindingDraft08:     attestext.BindingHardened,
+		attestext.BindingExpat:       attestext.BindingExpatSHA512,
+		attestext.BindingExpatSHA512: attestext.BindingExpat,
+	}[c.Binding]
 	var nonce [attestext.ReportDataSize]byte
 	copy(nonce[:], c.Nonce)
 	switch {
