@@ -22,11 +22,17 @@ type rule struct {
 }
 
 // A program that takes tls in the place of crypto/tls compiles neither protobuf
-// nor a quote parser, and the layers below tls do not know it.
+// nor a quote parser, and the layers below tls do not know it. exportedauth serves
+// any TLS stack, so that it knows none of them.
 var rules = []rule{
 	{
 		pkg:    "tls",
 		may:    []string{"tls/internal/...", "keyschedule", "attestext", "attestext/internal/..."},
+		others: []string{"golang.org/x/crypto/...", "golang.org/x/sys/..."},
+	},
+	{
+		pkg:    "tls/exportedauth",
+		may:    []string{"keyschedule", "attestext", "attestext/internal/..."},
 		others: []string{"golang.org/x/crypto/...", "golang.org/x/sys/..."},
 	},
 	{
@@ -106,6 +112,11 @@ func TestViolationsNamesEachDependency(t *testing.T) {
 		{"tls", module + "/attestext/tdx", true},
 		{"tls", module + "/tls/exportedauth", true},
 		{"tls", module + "/attestext/verifier/client", true},
+		{"tls/exportedauth", module + "/attestext", false},
+		{"tls/exportedauth", module + "/tls", true},
+		{"tls/exportedauth", module + "/tls/internal/godebug", true},
+		{"tls/exportedauth", module + "/attestext/verifier", true},
+		{"tls/exportedauth", "github.com/fxamacker/cbor/v2", true},
 		{"keyschedule", module + "/tls", true},
 		{"keyschedule", module + "/attestext", true},
 		{"keyschedule", module + "/keyschedule", false},
