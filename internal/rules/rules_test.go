@@ -44,6 +44,11 @@ var rules = []rule{
 		may:    []string{"attestext/internal/...", "keyschedule"},
 		others: []string{"golang.org/x/crypto/...", "golang.org/x/sys/..."},
 	},
+	{
+		pkg:    "attestext/scheduler",
+		may:    []string{"attestext", "attestext/internal/...", "keyschedule"},
+		others: []string{"golang.org/x/crypto/...", "golang.org/x/sys/..."},
+	},
 }
 
 // violations returns the dependencies that break r. deps are the import paths of
