@@ -53,14 +53,15 @@ func target(t testing.TB) *attesttest.Target {
 		return &attesttest.Special{Attester: softtee.NewTDX(o).Attester()}
 	}
 	return &attesttest.Target{
-		Verifier:  local(t, &softtee.CollateralOptions{Now: testTime}),
-		Honest:    softtee.NewTDX(nil).Attester(),
-		Bindings:  []attestext.Binding{attestext.BindingHardened, attestext.BindingDraft08},
-		Open:      attesttest.OpenTDX,
-		OtherTEE:  &attesttest.Special{Attester: attester.New(cca{softtee.NewTDX(nil)})},
-		OtherRoot: from(&softtee.TDXOptions{Seed: "other"}),
-		Debug:     from(&softtee.TDXOptions{Debug: true}),
-		Revoked:   &attesttest.Special{Verifier: local(t, &softtee.CollateralOptions{Now: testTime, RevokePCK: true})},
+		Verifier:    local(t, &softtee.CollateralOptions{Now: testTime}),
+		Honest:      softtee.NewTDX(nil).Attester(),
+		Bindings:    []attestext.Binding{attestext.BindingHardened, attestext.BindingDraft08},
+		Open:        attesttest.OpenTDX,
+		OtherTEE:    &attesttest.Special{Attester: attester.New(cca{softtee.NewTDX(nil)})},
+		ZeroMachine: from(&softtee.TDXOptions{ZeroPlatformID: true}),
+		OtherRoot:   from(&softtee.TDXOptions{Seed: "other"}),
+		Debug:       from(&softtee.TDXOptions{Debug: true}),
+		Revoked:     &attesttest.Special{Verifier: local(t, &softtee.CollateralOptions{Now: testTime, RevokePCK: true})},
 		Expired: &attesttest.Special{Verifier: local(t, &softtee.CollateralOptions{
 			Now: testTime.AddDate(0, 0, -31), NextUpdate: testTime.AddDate(0, 0, -1),
 		})},
@@ -160,7 +161,7 @@ func TestVerifierWithAHoleFails(t *testing.T) {
 				a.Machine = "tdx-platform:00000000000000000000000000000000"
 			}
 			return a, err
-		}, []string{"honest evidence, first", "honest evidence, last"}, false},
+		}, []string{"honest evidence, first", "zero machine", "honest evidence, last"}, false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			g := one(t)
@@ -277,6 +278,7 @@ func TestLaxTarget(t *testing.T) {
 		return
 	}
 	g := one(t)
+	g.ZeroMachine = nil
 	g.Verifier = lax{g.Verifier, func(_ *attestext.Evidence, _ *attestext.Challenge, a *attestext.Appraisal, err error) (*attestext.Appraisal, error) {
 		if errors.Is(err, attestext.ErrBinding) {
 			return &attestext.Appraisal{Verdict: "affirming"}, nil

@@ -75,14 +75,19 @@ func newIntelPKI(seed string) *intelPKI {
 	p.root = issue(seed, "Intel SGX Root CA", serialRoot, true, nil, rootCRLURL)
 	p.platformCA = issue(seed, "Intel SGX PCK Platform CA", serialPlatformCA, true, p.root, rootCRLURL)
 	p.tcbSigning = issue(seed, "Intel SGX TCB Signing", serialTCBSigning, false, p.root, rootCRLURL)
-	p.pck = issue(seed, "Intel SGX PCK Certificate", serialPCK, false, p.platformCA, pckCRLURL, sgxExtension(seed))
+	p.pck = issuePCK(seed, p.platformCA, platformInstanceID(seed))
 	return p
+}
+
+// issuePCK makes the certificate of the platform with that identity.
+func issuePCK(seed string, ca *authority, instance [tdx.PlatformInstanceIDSize]byte) *authority {
+	return issue(seed, "Intel SGX PCK Certificate", serialPCK, false, ca, pckCRLURL, sgxExtension(seed, instance))
 }
 
 // sgxExtension is the extension of PCK certificates that names the platform and
 // its TCB level: Intel's "SGX PCK Certificate and CRL Profile Specification",
 // section 1.3.5.
-func sgxExtension(seed string) pkix.Extension {
+func sgxExtension(seed string, instance [tdx.PlatformInstanceIDSize]byte) pkix.Extension {
 	base := asn1.ObjectIdentifier{1, 2, 840, 113741, 1, 13, 1}
 	oid := func(arcs ...int) asn1.ObjectIdentifier {
 		return append(base[:len(base):len(base)], arcs...)
@@ -96,7 +101,7 @@ func sgxExtension(seed string) pkix.Extension {
 		tcb = append(tcb, item{oid(2, i+1), int(svn)})
 	}
 	tcb = append(tcb, item{oid(2, 17), platformPCESVN}, item{oid(2, 18), platformCPUSVN[:]})
-	ppid, instance := derive(seed, "PPID"), platformInstanceID(seed)
+	ppid := derive(seed, "PPID")
 	der, err := asn1.Marshal([]item{
 		{oid(1), ppid[:16]},
 		{oid(2), tcb},
@@ -131,6 +136,9 @@ type TDXOptions struct {
 	// DebugQE has the quoting enclave run under debug, so that its owner can read
 	// its key.
 	DebugQE bool
+	// ZeroPlatformID has the certificate of the platform carry zeros where its
+	// identity is.
+	ZeroPlatformID bool
 	// Modify changes the report body before it is signed, ReportData included.
 	// Only fields of the body count. nil changes nothing.
 	Modify func(body *tdx.Quote)
@@ -155,6 +163,11 @@ func NewTDX(opts *TDXOptions) *TDX {
 		t.opts = *opts
 	}
 	t.pki = pkiOf(t.opts.Seed)
+	if t.opts.ZeroPlatformID {
+		p := *t.pki
+		p.pck = issuePCK(t.opts.Seed, p.platformCA, [tdx.PlatformInstanceIDSize]byte{})
+		t.pki = &p
+	}
 	return t
 }
 

@@ -795,3 +795,16 @@ func BenchmarkVerify(b *testing.B) {
 		})
 	}
 }
+
+// All platforms whose identity is zero would otherwise be one machine.
+func TestPlatformIdentityOfZerosIsNone(t *testing.T) {
+	for _, zero := range []bool{false, true} {
+		v, err := tdx.Verify(parse(t, quote(t, &softtee.TDXOptions{ZeroPlatformID: zero})), options(t))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if id := v.PlatformInstanceID(); zero != (id == nil) {
+			t.Errorf("platform instance ID is %x, zeros in the certificate: %v", id, zero)
+		}
+	}
+}

@@ -248,6 +248,9 @@ func platform(raw []byte) (fmspc string, instance []byte) {
 			}
 		}
 	}
+	if len(bytes.Trim(instance, "\x00")) == 0 {
+		instance = nil // zeros tell no platform from another
+	}
 	return fmspc, instance
 }
 
@@ -288,6 +291,6 @@ func (v *Verified) TCBStatus() string {
 func (v *Verified) FMSPC() string { return v.fmspc }
 
 // PlatformInstanceID returns the 16 bytes by which Intel's PKI tells one platform
-// from another, or nil where the certificate has none. The caller must not change
-// it.
+// from another, or nil where the certificate has none, or only zeros. The caller
+// must not change it.
 func (v *Verified) PlatformInstanceID() []byte { return v.instance }
