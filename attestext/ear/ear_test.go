@@ -7,6 +7,7 @@ import (
 	"crypto/ed25519"
 	"crypto/elliptic"
 	"crypto/hmac"
+	"crypto/rand"
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/base64"
@@ -736,5 +737,32 @@ func TestWrappedTokenIsAnAttestationResult(t *testing.T) {
 		if _, _, err := ear.Unwrap(b[:n]); !errors.Is(err, attestext.ErrMalformed) {
 			t.Fatalf("the first %d of %d bytes: %v", n, len(b), err)
 		}
+	}
+}
+
+func TestJWKsMarshalAndParse(t *testing.T) {
+	p256, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p384, err := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ed, _, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, k := range []interface{ Equal(crypto.PublicKey) bool }{&p256.PublicKey, &p384.PublicKey, ed} {
+		b, err := ear.MarshalJWK(k)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := ear.ParseJWK(b); err != nil || !k.Equal(got) {
+			t.Errorf("%s: %v", b, err)
+		}
+	}
+	if _, err := ear.MarshalJWK("key"); err == nil {
+		t.Error("marshals a string")
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"crypto/ed25519"
 	"crypto/elliptic"
 	"crypto/x509"
+	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
 	"errors"
@@ -173,4 +174,28 @@ func ParsePEM(b []byte) ([]crypto.PublicKey, error) {
 		return nil, errors.New("parse keys: no PEM block")
 	}
 	return keys, nil
+}
+
+// MarshalJWK encodes a key that [Algorithm] knows as a JSON Web Key with its alg, for
+// [ParseJWK] to read.
+func MarshalJWK(pub crypto.PublicKey) ([]byte, error) {
+	alg, err := Algorithm(pub)
+	if err != nil {
+		return nil, fmt.Errorf("marshal JWK: %w", err)
+	}
+	text := base64.RawURLEncoding.EncodeToString
+	m := map[string]string{"alg": alg, "use": "sig"}
+	switch k := pub.(type) {
+	case *ecdsa.PublicKey:
+		point, err := k.Bytes() // uncompressed
+		if err != nil {
+			return nil, fmt.Errorf("marshal JWK: %w", err)
+		}
+		size := (len(point) - 1) / 2
+		m["kty"], m["crv"] = "EC", k.Curve.Params().Name
+		m["x"], m["y"] = text(point[1:1+size]), text(point[1+size:])
+	case ed25519.PublicKey:
+		m["kty"], m["crv"], m["x"] = "OKP", "Ed25519", text(k)
+	}
+	return json.Marshal(m)
 }
