@@ -1,7 +1,10 @@
 // Package veraison speaks the challenge-response API of the Veraison project, by
-// which a relying party has Evidence appraised by a service.
+// which a relying party has Evidence appraised by a service: as its client, and as
+// the service.
 //
-// Start with [NewClient].
+// Start with [NewClient] to have a service appraise a peer, and with [NewService] to
+// be one. A client works with services that are not of this package, and the service
+// with other clients.
 //
 // # Who checks what
 //
@@ -10,10 +13,11 @@
 // at REPORTDATA and sign whatever nonce the session was opened with:
 //
 //	                         client                        service
-//	TSM report               REPORTDATA                    signatures, platform, policy
-//	bundle of a KAT          the KAT's signature,          the same
-//	                         challenge, key, and that
-//	                         REPORTDATA covers its signer
+//	TSM report               REPORTDATA                    signatures, platform, policy; this
+//	                                                       package's also REPORTDATA
+//	bundle of a KAT          the KAT's signature,          the same; this package's also the
+//	                         challenge, key, and that      KAT, whose key it names in the
+//	                         REPORTDATA covers its signer  result
 //	anything else            that the result names the     everything else, the nonce in
 //	                         key, where one is to be       particular
 //	                         covered
