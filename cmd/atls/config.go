@@ -224,7 +224,7 @@ func (f *connFlags) quoting(q attester.Quoter, formats []attestext.EvidenceForma
 
 // verifier returns what --verify names, or nil.
 func (f *connFlags) verifier(s *setup, formats []attestext.EvidenceFormat) (attestext.Verifier, error) {
-	const hint = "this version has local, exec:COMMAND and results"
+	const hint = "it can be local, veraison:URL, exec:COMMAND or results"
 	scheme, rest, _ := strings.Cut(f.verify, ":")
 	switch {
 	case f.verify == "":
@@ -252,7 +252,7 @@ func (f *connFlags) verifier(s *setup, formats []attestext.EvidenceFormat) (atte
 		}
 		return c, nil
 	case scheme == "veraison":
-		return nil, usagef(hint, "--verify %s is not available in this version", f.verify)
+		return f.serviceVerifier(rest, formats)
 	}
 	return nil, usagef(hint, "--verify cannot be %q", f.verify)
 }

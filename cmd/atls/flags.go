@@ -42,7 +42,8 @@ Flags:
                                 exec:COMMAND, or results:FILE, which presents what a
                                 verifier said before (passport)
     --verify HOW                have the peer attest, and appraise it: local, exec:COMMAND,
-                                or results, which asks for such a result (passport)
+                                veraison:URL, which asks an appraisal service, or
+                                results, which asks for such a result (passport)
     --verifier-id ID            with results: whose to present or to trust; repeatable, in
                                 order of preference. The default is all in the file
     --peer POLICY               require (default) or request evidence; with --verify
@@ -56,7 +57,8 @@ Flags:
                                 AMD's). One file may hold those of both; a TEE that
                                 has none in it is not trusted. With --verify results the
                                 keys of verifiers, in JSON, or in PEM with one
-                                --verifier-id
+                                --verifier-id; with --verify veraison the service's
+                                key, in PEM or as a JWK (default its own word)
     --collateral FILE           what the TEE's manufacturer says of its platforms, JSON.
                                 What is AMD's is in the member "snp"
     --code-points FILE          extension and alert numbers, JSON
@@ -189,7 +191,7 @@ func (f *connFlags) check() error {
 		return usagef("leave --mode out", "--mode none goes with neither --attest nor --verify")
 	case f.peer != "" && f.verify == "":
 		return usagef("--verify says how to appraise the peer", "--peer %s has no effect without --verify", f.peer)
-	case f.verify != "local" && f.policy+f.collateral != "", f.verify != "local" && f.verify != "results" && f.trustRoots != "":
+	case f.verify != "local" && f.policy+f.collateral != "", f.verify != "local" && f.verify != "results" && !strings.HasPrefix(f.verify, "veraison:") && f.trustRoots != "":
 		return usagef("they are for --verify local", "--policy, --trust-roots and --collateral have no effect here, and the peer would not be held to them")
 	case f.verify == "results" && f.trustRoots == "":
 		return usagef("it names the keys that results are signed with", "--verify results needs --trust-roots")

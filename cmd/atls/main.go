@@ -23,6 +23,7 @@ const usage = `Usage:
     atls dial HOST:PORT [--ca FILE] [--verify local [--policy FILE]] [FLAGS]
     atls inspect FILE
     atls verify FILE [--trust-roots FILE] [--collateral FILE] [--policy FILE]
+    atls verifier [--listen ADDR] [--trust-roots FILE] [--collateral FILE] [--policy FILE] [--key FILE]
 
 Examples:
     $ atls demo
@@ -38,6 +39,7 @@ Commands:
     dial       a client: standard input to the peer, the reply to standard output
     inspect    what a quote, report, wrapper or collateral says, as a tree
     verify     appraise evidence offline
+    verifier   a service that appraises evidence for others
 
 "atls help COMMAND" lists the flags of a command. With --json, standard output has
 one JSON object per line and nothing else.
@@ -63,16 +65,17 @@ var commands map[string]*command
 
 func init() {
 	commands = map[string]*command{
-		"demo":    {demoUsage, runDemo},
-		"serve":   {serveUsage, runServe},
-		"dial":    {dialUsage, runDial},
-		"inspect": {inspectUsage, runInspect},
-		"verify":  {verifyUsage, runVerify},
+		"demo":     {demoUsage, runDemo},
+		"serve":    {serveUsage, runServe},
+		"dial":     {dialUsage, runDial},
+		"inspect":  {inspectUsage, runInspect},
+		"verify":   {verifyUsage, runVerify},
+		"verifier": {verifierUsage, runVerifier},
 	}
 }
 
 // notYet are the commands that the documentation names and this version lacks.
-var notYet = map[string]bool{"proxy": true, "verifier": true, "attack": true, "compare": true, "interop": true}
+var notYet = map[string]bool{"proxy": true, "attack": true, "compare": true, "interop": true}
 
 // run is main without the process: it returns the exit status.
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {

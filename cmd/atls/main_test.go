@@ -199,12 +199,19 @@ type running struct {
 
 func serve(t testing.TB, args ...string) *running {
 	t.Helper()
+	return start(t, "serve", args...)
+}
+
+// start starts a command that listens, with --json and args, on a free port.
+
+func start(t testing.TB, command string, args ...string) *running {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), testTimeout)
 	var stdout bytes.Buffer
 	stderr, errPipe := io.Pipe()
 	done := make(chan int, 1)
 	go func() {
-		done <- run(ctx, append([]string{"serve", "--json", "--listen", "127.0.0.1:0"}, args...), strings.NewReader(""), &stdout, errPipe)
+		done <- run(ctx, append([]string{command, "--json", "--listen", "127.0.0.1:0"}, args...), strings.NewReader(""), &stdout, errPipe)
 		errPipe.Close()
 	}()
 	errs := bufio.NewReader(stderr)
@@ -213,7 +220,7 @@ func serve(t testing.TB, args ...string) *running {
 	if !ok {
 		rest, _ := io.ReadAll(errs)
 		cancel()
-		t.Fatalf("atls serve %v: %v: %s%s", args, err, line, rest)
+		t.Fatalf("atls %s %v: %v: %s%s", command, args, err, line, rest)
 	}
 	rest := make(chan string, 1)
 	go func() {
@@ -224,7 +231,7 @@ func serve(t testing.TB, args ...string) *running {
 	r.end = sync.OnceValue(func() exited {
 		e := exited{status: <-done, stderr: <-rest}
 		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
-			t.Errorf("atls serve %v hangs", args)
+			t.Errorf("atls %s %v hangs", command, args)
 		}
 		cancel()
 		e.stdout = stdout.String()
@@ -293,7 +300,9 @@ func TestMistakesOnTheCommandLine(t *testing.T) {
 		{[]string{"serve", "-h"}, 1, "atls serve"},
 		{[]string{"nothing"}, 1, "unknown command"},
 		{[]string{"proxy"}, 1, "not in this version"},
-		{[]string{"verifier"}, 1, "not in this version"},
+		{[]string{"verifier", "x"}, 1, "takes 0 arguments"},
+		{[]string{"verifier", "--key", "testdata/skips.txt"}, 2, "no PEM"},
+		{[]string{"verifier", "--key", "testdata/nothing/key.pem"}, 1, "--key"},
 		{[]string{"attack"}, 1, "not in this version"},
 		{[]string{"compare"}, 1, "not in this version"},
 		{[]string{"interop"}, 1, "not in this version"},
@@ -326,7 +335,10 @@ func TestMistakesOnTheCommandLine(t *testing.T) {
 		{args([]string{"serve"}, id, verifySoftTEE()), 1, "--client-ca"},
 		{args([]string{"serve", "--attest", "softtee:tdx", "--evidence-type", "text/plain"}, id), 1, "text/plain"},
 		{args([]string{"serve", "--attest", "softtee:tdx", "--evidence-type", "70000"}, id), 1, "70000"},
-		{[]string{"dial", "127.0.0.1:1", "--verify", "veraison:http://localhost"}, 1, "not available in this version"},
+		{[]string{"dial", "127.0.0.1:1", "--verify", "veraison:http://veraison.example"}, 1, "not on this machine"},
+		{[]string{"dial", "127.0.0.1:1", "--verify", "veraison:localhost"}, 1, "not an address"},
+		{[]string{"dial", "127.0.0.1:1", "--verify", "veraison:https://veraison.example", "--policy", "x"}, 1, "have no effect"},
+		{[]string{"dial", "127.0.0.1:1", "--verify", "veraison:https://veraison.example", "--trust-roots", "testdata/skips.txt"}, 2, "no PEM"},
 		{[]string{"dial", "127.0.0.1:1", "--verify", "results"}, 1, "needs --trust-roots"},
 		{[]string{"dial", "127.0.0.1:1", "--verify", "results", "--trust-roots", pki("policy.json")}, 2, "--trust-roots"},
 		{[]string{"dial", "127.0.0.1:1", "--verify", "magic"}, 1, "magic"},

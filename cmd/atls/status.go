@@ -195,5 +195,5 @@ var classHints = map[error]string{
 	attestext.ErrBinding:     "the two ends must be given the same --binding; if they were, this is evidence of another session or key",
 	attestext.ErrSignature:   `--trust-roots names the roots of the peer's TEE; without it they are Intel's, which a "softtee" is not below`,
 	attestext.ErrPolicy:      `compare the --policy with what "atls inspect" says of the evidence`,
-	attestext.ErrUnavailable: "nobody could make or appraise the evidence; --verify local needs --collateral, or a policy that does without",
+	attestext.ErrUnavailable: "nobody could make or appraise the evidence; --verify local needs --collateral or a policy that does without, --verify veraison a service that answers",
 }

@@ -1,0 +1,206 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/http"
+	"os"
+	"time"
+
+	"github.com/attestedtls/atls/attestext"
+	"github.com/attestedtls/atls/attestext/ear"
+	"github.com/attestedtls/atls/attestext/veraison"
+)
+
+const verifierUsage = `Usage:
+    atls verifier [--listen ADDR] [FLAGS]
+
+Appraises evidence for others, by the challenge-response API of the Veraison project.
+It prints the address that it listens on, the key that its results are verified with,
+and what it says of each piece of evidence, until interrupted.
+
+It speaks HTTP and authenticates nobody: to serve other machines, put a server with a
+certificate in front of it.
+
+Examples:
+    $ atls verifier --trust-roots pki/trust-roots.pem \
+        --collateral pki/collateral.json --policy pki/policy.json
+    $ echo hello | atls dial localhost:4433 --ca pki/ca.pem \
+        --verify veraison:http://127.0.0.1:8080
+
+Flags:
+    --listen ADDR                  default 127.0.0.1:8080; port 0 is any that is free
+    --trust-roots FILE             roots of the TEE in PEM (default Intel's)
+    --collateral FILE              what the manufacturer says of its platforms, JSON
+    --policy FILE                  what is acceptable; without one, any genuine and
+                                   current TEE, with the verdict "warning", which
+                                   --verify veraison does not accept
+    --key FILE                     signs results: P-256, P-384 or Ed25519 in PEM. If there
+                                   is no such file, it is made; without the flag, there is
+                                   a new key each time
+    --json                         one JSON object per piece of evidence on standard output
+`
+
+const (
+	defaultVerifierListen = "127.0.0.1:8080"
+
+	// Bounds on the requests to a verifier, and how long those under way may take
+	// once it is interrupted.
+	verifierHeaderTimeout = 10 * time.Second
+	verifierTimeout       = 30 * time.Second
+	verifierGrace         = 5 * time.Second
+	verifierHeaderBytes   = 16 << 10
+)
+
+func runVerifier(ctx context.Context, env *environment, args []string) error {
+	fs := newFlagSet("verifier")
+	listen := fs.String("listen", defaultVerifierListen, "")
+	trustRoots := fs.String("trust-roots", "", "")
+	collateral := fs.String("collateral", "", "")
+	policyFile := fs.String("policy", "", "")
+	keyFile := fs.String("key", "", "")
+	asJSON := fs.Bool("json", false, "")
+	if _, err := parseArgs(fs, args, 0, verifierUsage); err != nil {
+		return err
+	}
+	local, err := localVerifier(*trustRoots, *collateral, *policyFile)
+	if err != nil {
+		return err
+	}
+	key, err := resultsKey(*keyFile)
+	if err != nil {
+		return err
+	}
+	stdout, stderr := &lineWriter{w: env.stdout}, &lineWriter{w: env.stderr}
+	s, err := veraison.NewService(&veraison.ServiceOptions{
+		Verifier: local, Key: key, Build: "atls verifier",
+		Log: func(a veraison.Appraised) { logAppraised(stdout, stderr, a, *asJSON) },
+	})
+	if err != nil {
+		return usagef("a key of P-256, P-384 or Ed25519", "--key: %w", err)
+	}
+	l, err := new(net.ListenConfig).Listen(ctx, "tcp", *listen)
+	if err != nil {
+		return err
+	}
+	announce := stdout
+	if *asJSON {
+		announce = stderr
+	}
+	fmt.Fprintf(announce, "listening on %s\n", l.Addr())
+	fmt.Fprintf(announce, "results are signed by %s\n", s.JWK())
+	return serveHTTP(ctx, l, s)
+}
+
+// serveHTTP serves h until ctx is done, which is no error, and lets requests that are
+// under way finish.
+func serveHTTP(ctx context.Context, l net.Listener, h http.Handler) error {
+	srv := &http.Server{
+		Handler: h, ReadHeaderTimeout: verifierHeaderTimeout, ReadTimeout: verifierTimeout,
+		WriteTimeout: 2 * verifierTimeout, IdleTimeout: verifierTimeout, MaxHeaderBytes: verifierHeaderBytes,
+	}
+	stopped := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(stopped)
+		grace, cancel := context.WithTimeout(context.Background(), verifierGrace)
+		defer cancel()
+		if srv.Shutdown(grace) != nil {
+			srv.Close()
+		}
+	})
+	err := srv.Serve(l)
+	if !stop() {
+		<-stopped
+	}
+	if errors.Is(err, http.ErrServerClosed) {
+		return nil
+	}
+	return err
+}
+
+// logAppraised says what became of one piece of evidence.
+func logAppraised(stdout, stderr *lineWriter, a veraison.Appraised, asJSON bool) {
+	verdict := a.Verdict
+	if verdict == "" {
+		verdict = "none"
+	}
+	if asJSON {
+		var text any
+		if a.Err != nil {
+			text = printable(a.Err)
+		}
+		stdout.object(map[string]any{"ok": a.Err == nil, "verdict": verdict, "evidence_type": a.MediaType, "error": text})
+		return
+	}
+	fmt.Fprintf(stdout, "%s: %s\n", verdict, printable(a.MediaType))
+	if a.Err != nil {
+		var b bytes.Buffer
+		(&environment{stderr: &b}).printError(a.Err)
+		stderr.Write(b.Bytes())
+	}
+}
+
+// resultsKey returns the key in the file, which it makes if it does not exist, or a
+// new key if path is empty.
+func resultsKey(path string) (crypto.Signer, error) {
+	if path != "" {
+		if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
+			return readKey("key", path)
+		}
+	}
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil || path == "" {
+		return key, err
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return nil, err
+	}
+	file, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return nil, usagef("check the path", "--key: %w", err)
+	}
+	err = pem.Encode(file, &pem.Block{Type: "PRIVATE KEY", Bytes: der})
+	if err = errors.Join(err, file.Close()); err != nil {
+		return nil, usagef("", "--key: %w", err)
+	}
+	return key, nil
+}
+
+// serviceVerifier returns a client of the appraisal service at address.
+func (f *connFlags) serviceVerifier(address string, formats []attestext.EvidenceFormat) (attestext.Verifier, error) {
+	opts := &veraison.ClientOptions{Formats: formats, Timeout: f.timeout / 2}
+	if f.trustRoots != "" {
+		b, err := readFile("trust-roots", f.trustRoots)
+		if err != nil {
+			return nil, err
+		}
+		if opts.Keys, err = parseKeys(b); err != nil {
+			return nil, &malformedError{fmt.Errorf("--trust-roots: %w", err)}
+		}
+	}
+	c, err := veraison.NewClient(address, opts)
+	if err != nil {
+		return nil, usagef("for example --verify veraison:https://veraison.example:8443", "--verify veraison: %w", err)
+	}
+	return c, nil
+}
+
+// parseKeys reads public keys in PEM, or one as a JSON Web Key.
+func parseKeys(b []byte) ([]crypto.PublicKey, error) {
+	if b := bytes.TrimSpace(b); bytes.HasPrefix(b, []byte("{")) {
+		key, err := ear.ParseJWK(b)
+		return []crypto.PublicKey{key}, err
+	}
+	return ear.ParsePEM(b)
+}
