@@ -312,7 +312,8 @@ func (s *submission) acceptable(accept []string) error {
 		s.mediaType = tsm.MediaTypeConfigfsJSON
 		return nil
 	}
-	return fmt.Errorf("the service does not take %v; it takes %.300q", s.format, accept)
+	const most = 8 // is enough for people
+	return fmt.Errorf("the service does not take %v; it takes %.100q", s.format, accept[:min(len(accept), most)])
 }
 
 // An answer is a response of the service that was read in full.

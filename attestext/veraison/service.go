@@ -50,7 +50,8 @@ type ServiceOptions struct {
 	Build string
 
 	// SessionLifetime, MaxSessions and ResultLifetime bound sessions and results. Zero
-	// means the default of that name. Sessions beyond MaxSessions are refused.
+	// means the default of that name. Beyond MaxSessions, those that have ended are
+	// forgotten, and new ones refused if that does not help.
 	SessionLifetime time.Duration
 	MaxSessions     int
 	ResultLifetime  time.Duration
@@ -259,20 +260,31 @@ func (s *Service) open(w http.ResponseWriter, r *http.Request) {
 	h := hex.EncodeToString(id[:])
 	name := h[:8] + "-" + h[8:12] + "-" + h[12:16] + "-" + h[16:20] + "-" + h[20:]
 
+	ss := serviceSession{nonce: nonce, expiry: s.opts.Now().Add(s.opts.SessionLifetime), state: stateWaiting}
+	if !s.add(name, ss) {
+		problem(w, http.StatusServiceUnavailable, "too many sessions")
+		return
+	}
+	w.Header().Set("Location", strings.TrimPrefix(sessionPath, "/challenge-response/v1/")+name)
+	s.write(w, http.StatusCreated, ss)
+}
+
+// add adds a session, unless there are too many. Those that have ended make room: their
+// result has been sent.
+func (s *Service) add(name string, ss serviceSession) bool {
 	now := s.opts.Now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if len(s.sessions) >= s.opts.MaxSessions {
-		maps.DeleteFunc(s.sessions, func(_ string, ss *serviceSession) bool { return ss.expired(now) })
+		maps.DeleteFunc(s.sessions, func(_ string, ss *serviceSession) bool {
+			return ss.expired(now) || ss.state == stateComplete || ss.state == stateFailed
+		})
 	}
 	if len(s.sessions) >= s.opts.MaxSessions {
-		problem(w, http.StatusServiceUnavailable, "too many sessions")
-		return
+		return false
 	}
-	ss := &serviceSession{nonce: nonce, expiry: now.Add(s.opts.SessionLifetime), state: stateWaiting}
-	s.sessions[name] = ss
-	w.Header().Set("Location", strings.TrimPrefix(sessionPath, "/challenge-response/v1/")+name)
-	s.write(w, http.StatusCreated, ss)
+	s.sessions[name] = &ss
+	return true
 }
 
 // expired reports whether ss is over. One whose Evidence is being appraised is not, so
@@ -281,8 +293,9 @@ func (ss *serviceSession) expired(now time.Time) bool {
 	return ss.state != stateProcessing && !now.Before(ss.expiry)
 }
 
-// write answers with ss. The mutex must be held.
-func (s *Service) write(w http.ResponseWriter, status int, ss *serviceSession) {
+// write answers with a copy of a session. The mutex must not be held, for a client
+// that does not read would hold it as well.
+func (s *Service) write(w http.ResponseWriter, status int, ss serviceSession) {
 	m := map[string]any{
 		"status": ss.state,
 		"nonce":  nonceText(ss.nonce),
@@ -295,72 +308,101 @@ func (s *Service) write(w http.ResponseWriter, status int, ss *serviceSession) {
 	writeJSON(w, status, sessionType, m)
 }
 
-// lookup returns the session that a request names, or nil after having said that
-// there is none. The mutex must be held.
-func (s *Service) lookup(w http.ResponseWriter, r *http.Request) *serviceSession {
-	ss := s.sessions[r.PathValue("id")]
-	if ss == nil || ss.expired(s.opts.Now()) {
-		problem(w, http.StatusNotFound, "there is no such session, or none any more")
-		return nil
+// lookup returns the session that a request names, or nil. The mutex must be held.
+func (s *Service) lookup(r *http.Request) *serviceSession {
+	if ss := s.sessions[r.PathValue("id")]; ss != nil && !ss.expired(s.opts.Now()) {
+		return ss
 	}
-	return ss
+	return nil
+}
+
+// snapshot returns a copy of the session that a request names.
+func (s *Service) snapshot(r *http.Request) (ss serviceSession, ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	found := s.lookup(r)
+	if found != nil {
+		ss = *found
+	}
+	return ss, found != nil
+}
+
+func noSession(w http.ResponseWriter) {
+	problem(w, http.StatusNotFound, "there is no such session, or none any more")
 }
 
 func (s *Service) get(w http.ResponseWriter, r *http.Request) {
 	if !negotiated(w, r, sessionType) {
 		return
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if ss := s.lookup(w, r); ss != nil {
+	if ss, ok := s.snapshot(r); ok {
 		s.write(w, http.StatusOK, ss)
+		return
 	}
+	noSession(w)
 }
 
 func (s *Service) delete(w http.ResponseWriter, r *http.Request) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	ss := s.lookup(w, r)
+	ss, deleted := s.remove(r)
 	switch {
 	case ss == nil:
-	case ss.state == stateProcessing:
+		noSession(w)
+	case !deleted:
 		problem(w, http.StatusConflict, "the session's evidence is being appraised")
 	default:
-		delete(s.sessions, r.PathValue("id"))
 		w.WriteHeader(http.StatusNoContent)
 	}
 }
 
-// begin takes the session of a request for its one piece of Evidence.
-func (s *Service) begin(w http.ResponseWriter, r *http.Request) *serviceSession {
+// remove deletes the session that a request names, unless its Evidence is being
+// appraised.
+func (s *Service) remove(r *http.Request) (ss *serviceSession, deleted bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	ss := s.lookup(w, r)
-	if ss != nil && ss.state != stateWaiting {
-		problem(w, http.StatusConflict, "the session has had its evidence")
-		return nil
+	if ss = s.lookup(r); ss == nil || ss.state == stateProcessing {
+		return ss, false
 	}
-	if ss != nil {
-		ss.state = stateProcessing
+	delete(s.sessions, r.PathValue("id"))
+	return ss, true
+}
+
+// begin takes the session that a request names for its one piece of Evidence. It
+// returns no session if there is none, and free is false if it has been taken.
+func (s *Service) begin(r *http.Request) (ss *serviceSession, free bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if ss = s.lookup(r); ss == nil || ss.state != stateWaiting {
+		return ss, false
 	}
-	return ss
+	ss.state = stateProcessing
+	return ss, true
+}
+
+// end ends the appraisal of a session, and returns a copy of it.
+func (s *Service) end(ss *serviceSession, state, result string) serviceSession {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	ss.state, ss.result = state, result
+	return *ss
 }
 
 func (s *Service) submit(w http.ResponseWriter, r *http.Request) {
 	if !negotiated(w, r, sessionType) {
 		return
 	}
-	ss := s.begin(w, r)
-	if ss == nil {
+	ss, free := s.begin(r)
+	switch {
+	case ss == nil:
+		noSession(w)
+		return
+	case !free:
+		problem(w, http.StatusConflict, "the session has had its evidence")
 		return
 	}
 	state, result := stateFailed, ""
 	defer func() { // also where something panics
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		ss.state, ss.result = state, result
-		if state == stateComplete {
-			s.write(w, http.StatusOK, ss)
+		if now := s.end(ss, state, result); state == stateComplete {
+			s.write(w, http.StatusOK, now)
 		}
 	}()
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))

@@ -290,8 +290,16 @@ func TestSessionsAreBounded(t *testing.T) {
 	if w := request(s, "POST", third, tsm.MediaTypeCBOR, []byte("x")); w.Code != http.StatusNotFound {
 		t.Errorf("expired session: %d", w.Code)
 	}
+	fourth := open(t, s, "")
 	open(t, s, "")
+	// One that has ended makes room.
+	if w := request(s, "POST", fourth, tsm.MediaTypeCBOR, []byte("x")); w.Code != http.StatusOK {
+		t.Errorf("fourth session: %d", w.Code)
+	}
 	open(t, s, "")
+	if w := request(s, "GET", fourth, "", nil); w.Code != http.StatusNotFound {
+		t.Errorf("fourth session is still there: %d", w.Code)
+	}
 }
 
 // A session that is being appraised keeps its place, and gets no second evidence.
@@ -325,6 +333,42 @@ func TestSessionInProgress(t *testing.T) {
 	}
 	if w := request(s, "GET", location, "", nil); field(t, w, `"result":"`) == "" {
 		t.Error("the result is gone")
+	}
+}
+
+// A stuck is a client that does not read.
+type stuck struct {
+	*httptest.ResponseRecorder
+	entered, leave chan bool
+}
+
+func (s *stuck) Write(b []byte) (int, error) {
+	s.entered <- true
+	<-s.leave
+	return s.ResponseRecorder.Write(b)
+}
+
+func TestClientThatDoesNotReadHoldsNobodyUp(t *testing.T) {
+	s := service(t, local(t), veraison.ServiceOptions{})
+	session := open(t, s, "")
+	for _, r := range []*http.Request{
+		httptest.NewRequest("POST", "/challenge-response/v1/newSession", nil),
+		httptest.NewRequest("GET", session, nil),
+		httptest.NewRequest("POST", "/challenge-response/v1/session/x", nil),
+		httptest.NewRequest("POST", session, strings.NewReader("x")),
+		httptest.NewRequest("GET", session, nil),
+	} {
+		r.Header.Set("Content-Type", tsm.MediaTypeCBOR)
+		w := &stuck{httptest.NewRecorder(), make(chan bool), make(chan bool)}
+		done := make(chan bool)
+		go func() {
+			defer close(done)
+			s.ServeHTTP(w, r)
+		}()
+		<-w.entered
+		open(t, s, "")
+		w.leave <- true
+		<-done
 	}
 }
 
