@@ -2,11 +2,11 @@ package veraison
 
 import (
 	"crypto/subtle"
-	"encoding/binary"
 
 	"github.com/attestedtls/atls/attestext"
 	"github.com/attestedtls/atls/attestext/cmw"
 	"github.com/attestedtls/atls/attestext/eat"
+	"github.com/attestedtls/atls/attestext/sevsnp"
 	"github.com/attestedtls/atls/attestext/tdx"
 	"github.com/attestedtls/atls/attestext/tsm"
 )
@@ -107,14 +107,6 @@ func explain(got []byte, c *attestext.Challenge) error {
 	return unbound("report data is of another session, another key or another role")
 }
 
-// Of an SEV-SNP attestation report: AMD's "SEV Secure Nested Paging Firmware ABI
-// Specification", table "ATTESTATION_REPORT Structure".
-const (
-	snpReportSize       = 0x4a0
-	snpReportDataOffset = 0x50
-	snpMaxVersion       = 5
-)
-
 // reportData returns the REPORTDATA of a TSM report, which nobody has verified.
 func reportData(f attestext.EvidenceFormat, b []byte) ([]byte, error) {
 	r, err := tsm.Parse(f, b)
@@ -129,13 +121,11 @@ func reportData(f attestext.EvidenceFormat, b []byte) ([]byte, error) {
 		}
 		return q.ReportData[:], nil
 	case tsm.ProviderSNP:
-		if len(r.OutBlob) != snpReportSize {
-			return nil, attestext.Errorf(attestext.ErrMalformed, opBinding, "SEV-SNP report of %d bytes, want %d", len(r.OutBlob), snpReportSize)
+		q, err := sevsnp.Parse(r.OutBlob)
+		if err != nil {
+			return nil, err
 		}
-		if v := binary.LittleEndian.Uint32(r.OutBlob); v < 2 || v > snpMaxVersion {
-			return nil, attestext.Errorf(attestext.ErrWrongType, opBinding, "SEV-SNP report of version %d is not supported", v)
-		}
-		return r.OutBlob[snpReportDataOffset:][:attestext.ReportDataSize], nil
+		return q.ReportData[:], nil
 	}
 	return nil, attestext.Errorf(attestext.ErrWrongType, opBinding, "nobody could check the binding of a report by provider %.32q", r.Provider)
 }

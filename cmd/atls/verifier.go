@@ -40,7 +40,7 @@ Examples:
 
 Flags:
     --listen ADDR                  default 127.0.0.1:8080; port 0 is any that is free
-    --trust-roots FILE             roots of the TEE in PEM (default Intel's)
+    --trust-roots FILE             roots of the TEE in PEM (default Intel's and AMD's)
     --collateral FILE              what the manufacturer says of its platforms, JSON
     --policy FILE                  what is acceptable; without one, any genuine and
                                    current TEE, with the verdict "warning", which

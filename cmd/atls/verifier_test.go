@@ -35,6 +35,7 @@ func TestConnectionsAppraisedByService(t *testing.T) {
 		server, client bool // who attests
 	}{
 		{"server", args(identity(), softTEE), veraison, true, false},
+		{"server, SEV-SNP", args(identity(), []string{"--attest", "softtee:snp"}), veraison, true, false},
 		{"server, draft-08", args(identity(), softTEE, []string{"--binding", "draft-08"}), args(veraison, []string{"--binding", "draft-08"}), true, false},
 		{"server, type chosen", args(identity(), softTEE), args(veraison, []string{"--evidence-type", "application/vnd.veraison.tsm-report+json"}), true, false},
 		{"server, attestation-only", args(softTEE, only), args(veraison, only), true, false},
@@ -58,8 +59,8 @@ func TestConnectionsAppraisedByService(t *testing.T) {
 	}
 	jwk(t, e)
 	lines := strings.Split(strings.TrimSpace(e.stdout), "\n")
-	if len(lines) != 6 {
-		t.Errorf("it says %q of 6 pieces of evidence", lines)
+	if len(lines) != 7 {
+		t.Errorf("it says %q of 7 pieces of evidence", lines)
 	}
 	for _, line := range lines {
 		var m map[string]any
