@@ -13,6 +13,7 @@ package attestext
 import (
 	"fmt"
 	"mime"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -196,8 +197,15 @@ func (f EvidenceFormat) IsAny() bool {
 	if f.MediaType == "" {
 		return f.ContentFormat == ContentFormatCMWCBOR || f.ContentFormat == ContentFormatCMWJSON
 	}
-	t, params, err := mime.ParseMediaType(f.MediaType)
-	return err == nil && len(params) == 0 && (t == "application/cmw+cbor" || t == "application/cmw+json")
+	t, params, _ := strings.Cut(f.MediaType, ";")
+	return strings.TrimSpace(params) == "" && isType(t, "application/cmw+cbor", "application/cmw+json")
+}
+
+// isType reports whether t, a type and subtype, is one of names. It is asked in each
+// handshake, and mime.ParseMediaType allocates.
+func isType(t string, names ...string) bool {
+	t = strings.TrimSpace(t)
+	return slices.ContainsFunc(names, func(name string) bool { return strings.EqualFold(t, name) })
 }
 
 // Matches reports whether Evidence of format got satisfies a peer that asked
@@ -226,15 +234,7 @@ func (f EvidenceFormat) MayBeReport() bool {
 	if f.IsAny() {
 		return true
 	}
-	t, _, err := mime.ParseMediaType(f.MediaType)
-	if err != nil {
-		return false
-	}
-	switch t {
-	case "application/vnd.veraison.tsm-report+cbor",
-		"application/vnd.veraison.tsm-report+json",
-		"application/vnd.veraison.configfs-tsm+json":
-		return true
-	}
-	return false
+	t, _, _ := strings.Cut(f.MediaType, ";")
+	return isType(t, "application/vnd.veraison.tsm-report+cbor",
+		"application/vnd.veraison.tsm-report+json", "application/vnd.veraison.configfs-tsm+json")
 }
