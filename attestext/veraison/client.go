@@ -21,6 +21,7 @@ import (
 	"github.com/attestedtls/atls/attestext/cmw"
 	"github.com/attestedtls/atls/attestext/ear"
 	"github.com/attestedtls/atls/attestext/eat"
+	"github.com/attestedtls/atls/attestext/internal/binding"
 	"github.com/attestedtls/atls/attestext/tsm"
 )
 
@@ -381,7 +382,7 @@ func (a *answer) session(nonce []byte) (*session, error) {
 	if err != nil {
 		return nil, fmt.Errorf("the service's answer to %s cannot be read: %w", a.what, err)
 	}
-	if !equal(s.nonce, nonce) {
+	if !binding.Equal(s.nonce, nonce) {
 		return nil, fmt.Errorf("the service answers %s with a session of another nonce", a.what)
 	}
 	return s, nil
@@ -471,9 +472,9 @@ func (c *Client) judge(r *ear.Result, s *submission, expected *attestext.Challen
 	switch {
 	case named == nil && s.needsKey:
 		return nil, unbound("the service's result names no key, and nobody else could say which one %v covers", s.format)
-	case named != nil && s.key != nil && !equal(named, s.key):
+	case named != nil && s.key != nil && !binding.Equal(named, s.key):
 		return nil, unbound("the service's result is about another key than the evidence")
-	case named != nil && len(expected.SPKI) != 0 && !equal(named, expected.SPKI):
+	case named != nil && len(expected.SPKI) != 0 && !binding.Equal(named, expected.SPKI):
 		return nil, unbound("the service's result is about another key than the peer's certificate has")
 	case named != nil:
 		a.Key = named

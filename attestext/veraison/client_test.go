@@ -433,7 +433,7 @@ func TestUnboundEvidenceIsNotSent(t *testing.T) {
 	}{
 		{"other session", evidence(t, tsm.FormatCBOR, hardened), with(hardened, binder), attestext.ErrBinding, "another session"},
 		{"other key", evidence(t, tsm.FormatCBOR, hardened), with(hardened, func(c *attestext.Challenge) { c.SPKI = spki(otherKey) }), attestext.ErrBinding, "another key"},
-		{"other role", evidence(t, tsm.FormatCBOR, hardened), with(hardened, func(c *attestext.Challenge) { c.Role = attestext.RoleClient }), attestext.ErrBinding, "another role"},
+		{"other role", evidence(t, tsm.FormatCBOR, hardened), with(hardened, func(c *attestext.Challenge) { c.Role = attestext.RoleClient }), attestext.ErrBinding, "evidence was made for the server role, the peer is the client"},
 		{"other rule", evidence(t, tsm.FormatCBOR, draft), hardened, attestext.ErrBinding, "draft-08"},
 		{"hardened under draft-08", evidence(t, tsm.FormatCBOR, hardened), draft, attestext.ErrBinding, "hardened"},
 		{"bundle of another session", evidence(t, eat.BundleFormat, only), with(only, binder), attestext.ErrBinding, "another session"},

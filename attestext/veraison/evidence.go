@@ -1,11 +1,10 @@
 package veraison
 
 import (
-	"crypto/subtle"
-
 	"github.com/attestedtls/atls/attestext"
 	"github.com/attestedtls/atls/attestext/cmw"
 	"github.com/attestedtls/atls/attestext/eat"
+	"github.com/attestedtls/atls/attestext/internal/binding"
 	"github.com/attestedtls/atls/attestext/sevsnp"
 	"github.com/attestedtls/atls/attestext/tdx"
 	"github.com/attestedtls/atls/attestext/tsm"
@@ -30,8 +29,6 @@ const opBinding = "check binding"
 func unbound(format string, args ...any) error {
 	return attestext.Errorf(attestext.ErrBinding, opBinding, format, args...)
 }
-
-func equal(a, b []byte) bool { return subtle.ConstantTimeCompare(a, b) == 1 }
 
 // prepare takes ev out of its wrapper, checks its binding as far as the service
 // cannot be relied upon to, and says what to send. The Evidence is parsed here and
@@ -72,18 +69,14 @@ func prepare(ev *attestext.Evidence, expected *attestext.Challenge) (*submission
 	if expected.Kind == attestext.AttestationOnly {
 		return nil, attestext.Errorf(attestext.ErrWrongType, opAppraise, "a report by itself names no TLS key; attestation-only wants it in a bundle with a key attestation token")
 	}
-	want, err := expected.ReportData()
-	if err != nil {
-		return nil, &attestext.Error{Class: attestext.ErrBinding, Op: opBinding, Err: err}
-	}
 	got, err := reportData(s.format, s.body)
 	if err != nil {
 		return nil, err
 	}
-	if !equal(got, want[:]) {
-		return nil, explain(got, expected)
+	if err := binding.CheckReportData(got, expected); err != nil {
+		return nil, err
 	}
-	s.nonce = want[:]
+	s.nonce = got[:]
 	return s, nil
 }
 
@@ -94,40 +87,27 @@ func checkType(got attestext.EvidenceFormat, ev *attestext.Evidence) error {
 	return nil
 }
 
-// explain says by which rule got was made, where that can be told.
-func explain(got []byte, c *attestext.Challenge) error {
-	other := *c
-	other.Binding = attestext.BindingHardened
-	if c.Binding == attestext.BindingHardened {
-		other.Binding = attestext.BindingDraft08
-	}
-	if rd, err := other.ReportData(); err == nil && equal(got, rd[:]) {
-		return unbound("evidence follows the %v rule, this side is configured for %v", other.Binding, c.Binding)
-	}
-	return unbound("report data is of another session, another key or another role")
-}
-
 // reportData returns the REPORTDATA of a TSM report, which nobody has verified.
-func reportData(f attestext.EvidenceFormat, b []byte) ([]byte, error) {
+func reportData(f attestext.EvidenceFormat, b []byte) (rd [attestext.ReportDataSize]byte, err error) {
 	r, err := tsm.Parse(f, b)
 	if err != nil {
-		return nil, err
+		return rd, err
 	}
 	switch r.Provider {
 	case tsm.ProviderTDX:
 		q, err := tdx.Parse(r.OutBlob)
 		if err != nil {
-			return nil, err
+			return rd, err
 		}
-		return q.ReportData[:], nil
+		return q.ReportData, nil
 	case tsm.ProviderSNP:
 		q, err := sevsnp.Parse(r.OutBlob)
 		if err != nil {
-			return nil, err
+			return rd, err
 		}
-		return q.ReportData[:], nil
+		return q.ReportData, nil
 	}
-	return nil, attestext.Errorf(attestext.ErrWrongType, opBinding, "nobody could check the binding of a report by provider %.32q", r.Provider)
+	return rd, attestext.Errorf(attestext.ErrWrongType, opBinding, "nobody could check the binding of a report by provider %.32q", r.Provider)
 }
 
 // checkBundle checks all of a bundle but whether its platform evidence is genuine,
@@ -148,13 +128,8 @@ func checkBundle(b []byte, expected *attestext.Challenge) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	switch {
-	case !eat.MatchKAKHash(kat.KAKPub, rd):
-		return nil, unbound("platform evidence does not cover the key that signed the key attestation")
-	case len(expected.Value()) == 0 || !equal(kat.Challenge, expected.Value()):
-		return nil, unbound("key attestation is of another session, or of another rule than %v", expected.Binding)
-	case len(expected.SPKI) != 0 && !equal(kat.TIK, expected.SPKI):
-		return nil, unbound("key attestation is for another key than the peer's certificate has")
+	if err := binding.CheckToken(kat, rd, expected); err != nil {
+		return nil, err
 	}
 	return kat.TIK, nil
 }

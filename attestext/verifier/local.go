@@ -13,6 +13,7 @@ import (
 	"github.com/attestedtls/atls/attestext"
 	"github.com/attestedtls/atls/attestext/cmw"
 	"github.com/attestedtls/atls/attestext/eat"
+	"github.com/attestedtls/atls/attestext/internal/binding"
 	"github.com/attestedtls/atls/attestext/policy"
 	"github.com/attestedtls/atls/attestext/sevsnp"
 	"github.com/attestedtls/atls/attestext/tdx"
@@ -114,7 +115,7 @@ func (l *Local) Appraise(ctx context.Context, ev *attestext.Evidence, expected *
 		return nil, attestext.Errorf(attestext.ErrWrongType, opAppraise, "a report by itself names no TLS key; attestation-only wants it in a bundle with a key attestation token")
 	}
 	return l.report(format, report, func(reportData [attestext.ReportDataSize]byte) error {
-		return checkReportData(reportData, expected)
+		return binding.CheckReportData(reportData, expected)
 	})
 }
 
@@ -141,10 +142,7 @@ func (l *Local) bundle(ev *attestext.Evidence, expected *attestext.Challenge) (*
 		return nil, err
 	}
 	a, err := l.report(pat.Format, pat.Value, func(reportData [attestext.ReportDataSize]byte) error {
-		if !eat.MatchKAKHash(kat.KAKPub, reportData[:]) {
-			return unbound("platform evidence does not cover the key that signed the key attestation")
-		}
-		return checkToken(kat.Challenge, kat.TIK, expected)
+		return binding.CheckToken(kat, reportData, expected)
 	})
 	if err != nil {
 		return nil, err

@@ -1,28 +1,33 @@
-package verifier
+// Package binding compares what Evidence carries with what a Challenge calls for. It
+// is the one place where that is done, in constant time, and where a mismatch is
+// explained.
+package binding
 
 import (
 	"crypto/subtle"
 
 	"github.com/attestedtls/atls/attestext"
+	"github.com/attestedtls/atls/attestext/eat"
 )
 
-const opBinding = "check binding"
+const op = "check binding"
 
 func unbound(format string, args ...any) error {
-	return attestext.Errorf(attestext.ErrBinding, opBinding, format, args...)
+	return attestext.Errorf(attestext.ErrBinding, op, format, args...)
 }
 
-func equal(a, b []byte) bool { return subtle.ConstantTimeCompare(a, b) == 1 }
+// Equal compares in constant time.
+func Equal(a, b []byte) bool { return subtle.ConstantTimeCompare(a, b) == 1 }
 
-// checkReportData compares the report data of a verified quote with what c calls
+// CheckReportData compares the report data of a verified quote with what c calls
 // for. An error says which rule, role or input the quote was made with, where that
 // can be told.
-func checkReportData(got [attestext.ReportDataSize]byte, c *attestext.Challenge) error {
+func CheckReportData(got [attestext.ReportDataSize]byte, c *attestext.Challenge) error {
 	want, err := c.ReportData()
 	if err != nil {
-		return &attestext.Error{Class: attestext.ErrBinding, Op: opBinding, Err: err}
+		return &attestext.Error{Class: attestext.ErrBinding, Op: op, Err: err}
 	}
-	if equal(got[:], want[:]) {
+	if Equal(got[:], want[:]) {
 		return nil
 	}
 	return explain(got, c)
@@ -36,7 +41,7 @@ func explain(got [attestext.ReportDataSize]byte, c *attestext.Challenge) error {
 		other := *c
 		other.Binding, other.Role = binding, role
 		rd, err := other.ReportData()
-		return err == nil && equal(got[:], rd[:])
+		return err == nil && Equal(got[:], rd[:])
 	}
 	otherRole := attestext.RoleClient
 	if c.Role == attestext.RoleClient {
@@ -58,7 +63,7 @@ func explain(got [attestext.ReportDataSize]byte, c *attestext.Challenge) error {
 			return unbound("evidence was made for the %v role under the hardened rule, the peer is the %v and this side is configured for %v", otherRole, c.Role, c.Binding)
 		}
 		return unbound("evidence was made for the %v role, the peer is the %v", otherRole, c.Role)
-	case equal(got[:], nonce[:]):
+	case Equal(got[:], nonce[:]):
 		return unbound("evidence covers the nonce, and not the channel binder that stands for this session")
 	case got == [attestext.ReportDataSize]byte{}:
 		return unbound("evidence covers nothing: its report data is zero")
@@ -66,18 +71,23 @@ func explain(got [attestext.ReportDataSize]byte, c *attestext.Challenge) error {
 	return unbound("report data is of another session or another key")
 }
 
-// checkToken compares the challenge and the key of a KAT with c.
-func checkToken(challenge, tik []byte, c *attestext.Challenge) error {
-	if want := c.Value(); len(want) == 0 || !equal(challenge, want) {
+// CheckToken compares a key attestation and the report data of the platform evidence
+// that vouches for its signer with c.
+func CheckToken(kat *eat.KAT, platform [attestext.ReportDataSize]byte, c *attestext.Challenge) error {
+	if !eat.MatchKAKHash(kat.KAKPub, platform[:]) {
+		return unbound("platform evidence does not cover the key that signed the key attestation")
+	}
+	challenge, tik := kat.Challenge, kat.TIK
+	if want := c.Value(); len(want) == 0 || !Equal(challenge, want) {
 		switch {
-		case c.Binding == attestext.BindingHardened && equal(challenge, c.Nonce):
+		case c.Binding == attestext.BindingHardened && Equal(challenge, c.Nonce):
 			return unbound("key attestation follows the draft-08 rule (the bare nonce), this side is configured for hardened")
-		case len(c.Binder) != 0 && equal(challenge, c.Binder):
+		case len(c.Binder) != 0 && Equal(challenge, c.Binder):
 			return unbound("key attestation follows the hardened rule (the channel binder), this side is configured for %v", c.Binding)
 		}
 		return unbound("key attestation is of another session")
 	}
-	if len(c.SPKI) != 0 && !equal(tik, c.SPKI) {
+	if len(c.SPKI) != 0 && !Equal(tik, c.SPKI) {
 		return unbound("key attestation is for another key than the peer's certificate has")
 	}
 	return nil
