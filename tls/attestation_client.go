@@ -86,7 +86,7 @@ func (hs *clientHandshakeStateTLS13) attestCheckServerHello() error {
 		return nil
 	}
 	cp := c.attestCodePoints()
-	found := helloExtensions(hs.serverHello.original, append(negotiationExtensions(cp), cp.AttestationEvidence, cp.AttestedKeyProof))
+	found := helloExtensions(hs.serverHello.original, attestationExtensions(cp))
 	if len(found) > 0 {
 		return c.attestFail(AttestationStageNegotiate, alertIllegalParameter,
 			fmt.Errorf("server sent extension %#04x in ServerHello, it belongs in EncryptedExtensions", found[0].typ))

@@ -31,6 +31,11 @@ func negotiationExtensions(cp attestext.CodePoints) []uint16 {
 	return []uint16{cp.EvidenceRequest, cp.EvidenceProposal, cp.ResultsRequest, cp.ResultsProposal}
 }
 
+// attestationExtensions are those and the ones of Certificate.
+func attestationExtensions(cp attestext.CodePoints) []uint16 {
+	return append(negotiationExtensions(cp), cp.AttestationEvidence, cp.AttestedKeyProof)
+}
+
 func (c *Conn) attestNonce(types []attestext.EvidenceType) ([]byte, error) {
 	nonce := make([]byte, c.config.Attestation.nonceSize(types))
 	_, err := io.ReadFull(c.config.rand(), nonce)
@@ -203,7 +208,7 @@ func (c *Conn) attestReadEvidence(msg *certificateMsgTLS13) error {
 			return fail(alertIllegalParameter, "%v sent negotiation extension %#04x in its Certificate", who, e.typ)
 		case e.typ == cp.AttestedKeyProof:
 			switch {
-			case c.attest.beforeCertificate == nil || d.attestationOnly():
+			case !c.attestAcceptsKeyProof():
 				return fail(alertUnsupportedExtension, "%v sent an attested key proof that was not asked for", who)
 			case e.entry > 0 || d.keyProof != nil || len(e.data) == 0:
 				return fail(alertIllegalParameter, "%v sent an attested key proof that is empty, doubled or not in the first certificate entry", who)

@@ -33,7 +33,7 @@ func (hs *serverHandshakeStateTLS13) attestNegotiate() error {
 	fail := func(al alert, format string, args ...any) error {
 		return c.attestFail(AttestationStageNegotiate, al, fmt.Errorf(format, args...))
 	}
-	offers := helloExtensions(hs.clientHello.original, append(negotiationExtensions(cp), cp.AttestationEvidence, cp.AttestedKeyProof))
+	offers := helloExtensions(hs.clientHello.original, attestationExtensions(cp))
 	var request, proposal attestOffer // of what the server and the client attest
 	for _, e := range offers {
 		var err error

@@ -130,17 +130,24 @@ func parseAttestedKey(spki []byte) (crypto.PublicKey, error) {
 	return key, nil
 }
 
+// attestAcceptsKeyProof reports whether the peer attests beside a certificate and may
+// do so with a key of its own.
+func (c *Conn) attestAcceptsKeyProof() bool {
+	a, d := c.config.Attestation, &c.attest.peer
+	return a != nil && a.PeerAttestedKey && d.negotiated && !d.attestationOnly()
+}
+
 // attestBeforeCertificate keeps the hash of the messages before the peer's
 // Certificate, where its attested key may sign it.
 func (c *Conn) attestBeforeCertificate(transcript hash.Hash) {
-	if a := c.config.Attestation; a != nil && a.PeerAttestedKey && c.attest.peer.negotiated {
+	if c.attestAcceptsKeyProof() {
 		c.attest.beforeCertificate = transcript.Sum(nil)
 	}
 }
 
 // attestCertificateRequest offers attested_key_proof to a client that attests.
 func (c *Conn) attestCertificateRequest(msg *certificateRequestMsgTLS13) {
-	if a := c.config.Attestation; a != nil && a.PeerAttestedKey && c.attest.peer.negotiated && !c.attest.peer.attestationOnly() {
+	if c.attestAcceptsKeyProof() {
 		msg.attest.keep(c.attestCodePoints().AttestedKeyProof, nil)
 	}
 }
