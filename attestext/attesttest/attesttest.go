@@ -26,7 +26,8 @@ const DefaultTimeout = 10 * time.Second
 type Target struct {
 	// Verifier is what is tried.
 	Verifier attestext.Verifier
-	// Honest makes evidence that Verifier must accept, for any challenge.
+	// Honest makes evidence that Verifier must accept, for any challenge, and in which
+	// there is nothing that a verifier may pass over, as it may a root certificate.
 	Honest attestext.Attester
 
 	// Types are what is tried, each with all cases. nil means each kind of

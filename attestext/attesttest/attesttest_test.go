@@ -106,6 +106,14 @@ func failed(t *testing.T, g *attesttest.Target) []string {
 	return out
 }
 
+// badEvidence are the cases that a verifier fails which accepts everything, in order.
+var badEvidence = []string{
+	"zero quote", "zero evidence", "unsigned", "flipped bit in a field", "flipped bit in the evidence",
+	"truncated quote", "truncated evidence", "over-long quote", "over-long evidence", "trailing bytes after the quote",
+	"trailing bytes after the evidence", "stale", "wrong binder", "reflected", "nonce in place of the binder", "wrong role",
+	"wrong key", "empty expected values", "type that was not selected", "other TEE", "other root", "revoked", "expired collateral", "debug",
+}
+
 func TestVerifierWithAHoleFails(t *testing.T) {
 	genuine := func() (*attestext.Appraisal, error) { return &attestext.Appraisal{Verdict: "affirming"}, nil }
 	// ignoring has errors of a class, if they say something, count for nothing.
@@ -117,10 +125,7 @@ func TestVerifierWithAHoleFails(t *testing.T) {
 			return a, err
 		}
 	}
-	every := []string{"zero quote", "zero evidence", "unsigned", "flipped bit in a field", "flipped bit in the evidence",
-		"truncated quote", "truncated evidence", "over-long quote", "over-long evidence", "trailing bytes after the quote",
-		"trailing bytes after the evidence", "stale", "wrong binder", "reflected", "nonce in place of the binder", "wrong role",
-		"wrong key", "empty expected values", "type that was not selected", "other TEE", "other root", "revoked", "expired collateral", "debug"}
+	every := badEvidence
 	for _, tt := range []struct {
 		name  string
 		fix   func(*attestext.Evidence, *attestext.Challenge, *attestext.Appraisal, error) (*attestext.Appraisal, error)

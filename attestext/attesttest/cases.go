@@ -24,14 +24,16 @@ var (
 		attestext.ErrPolicy, attestext.ErrUnavailable, attestext.ErrWrongType,
 	}
 	// The peer's fault, by whichever check comes first.
-	damaged   = []error{attestext.ErrMalformed, attestext.ErrSignature, attestext.ErrWrongType, attestext.ErrBinding, attestext.ErrPolicy}
-	badSyntax = []error{attestext.ErrMalformed, attestext.ErrWrongType, attestext.ErrSignature}
-	unbound   = []error{attestext.ErrBinding}
-	otherType = []error{attestext.ErrWrongType, attestext.ErrMalformed}
-	untrusted = []error{attestext.ErrSignature}
-	revoked   = []error{attestext.ErrSignature, attestext.ErrPolicy}
-	expired   = []error{attestext.ErrUnavailable, attestext.ErrSignature, attestext.ErrPolicy}
-	policy    = []error{attestext.ErrPolicy}
+	damaged = []error{attestext.ErrMalformed, attestext.ErrSignature, attestext.ErrWrongType, attestext.ErrBinding, attestext.ErrPolicy}
+	// What has lost its name, such as a certificate beside a quote, is missing.
+	orIncomplete = append(slices.Clone(damaged), attestext.ErrUnavailable)
+	badSyntax    = []error{attestext.ErrMalformed, attestext.ErrWrongType, attestext.ErrSignature}
+	unbound      = []error{attestext.ErrBinding}
+	otherType    = []error{attestext.ErrWrongType, attestext.ErrMalformed}
+	untrusted    = []error{attestext.ErrSignature}
+	revoked      = []error{attestext.ErrSignature, attestext.ErrPolicy}
+	expired      = []error{attestext.ErrUnavailable, attestext.ErrSignature, attestext.ErrPolicy}
+	policy       = []error{attestext.ErrPolicy}
 )
 
 const (
@@ -463,7 +465,7 @@ func (s *suite) flippedEvidence(ctx context.Context) []error {
 		for _, at := range places(len(cmw)) {
 			b := bytes.Clone(cmw)
 			b[at] ^= 0x80
-			refuse(fmt.Sprintf("byte %d of %d", at, len(cmw)), b, damaged)
+			refuse(fmt.Sprintf("byte %d of %d", at, len(cmw)), b, orIncomplete)
 		}
 	})
 }

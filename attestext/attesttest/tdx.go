@@ -3,10 +3,7 @@ package attesttest
 import (
 	"encoding/binary"
 	"errors"
-	"fmt"
 
-	"github.com/attestedtls/atls/attestext/cmw"
-	"github.com/attestedtls/atls/attestext/eat"
 	"github.com/attestedtls/atls/attestext/tdx"
 	"github.com/attestedtls/atls/attestext/tsm"
 )
@@ -14,55 +11,12 @@ import (
 // OpenTDX is for the field Open of a [Target]: it takes evidence with a TDX quote apart, a TSM
 // report by itself or as the platform's part of a bundle.
 func OpenTDX(b []byte) (*Opened, error) {
-	w, err := cmw.Parse(b)
-	if err != nil {
-		return nil, err
-	}
-	if w.Collection != nil {
-		kat, pat, err := eat.ParseBundle(b)
-		if err != nil {
+	return openReport(b, tsm.ProviderTDX, func(quote []byte) ([]Field, error) {
+		if _, err := tdx.Parse(quote); err != nil {
 			return nil, err
 		}
-		return openTDXReport(&pat, func(r *cmw.Record) ([]byte, error) { return eat.EncodeBundle(kat, *r) })
-	}
-	if _, _, err := w.Evidence(); err != nil {
-		return nil, err
-	}
-	return openTDXReport(w.Record, func(r *cmw.Record) ([]byte, error) {
-		return (&cmw.CMW{Form: w.Form, Record: r}).Encode()
+		return tdxFields(quote)
 	})
-}
-
-func openTDXReport(record *cmw.Record, wrap func(*cmw.Record) ([]byte, error)) (*Opened, error) {
-	report, err := tsm.Parse(record.Format, record.Value)
-	if err != nil {
-		return nil, err
-	}
-	if report.Provider != tsm.ProviderTDX {
-		return nil, fmt.Errorf("report is by %q, not by TDX", report.Provider)
-	}
-	if _, err := tdx.Parse(report.OutBlob); err != nil {
-		return nil, err
-	}
-	fields, err := tdxFields(report.OutBlob)
-	if err != nil {
-		return nil, err
-	}
-	return &Opened{Quote: report.OutBlob, Fields: fields, Wrap: func(quote []byte) ([]byte, error) {
-		r := *report
-		r.OutBlob = quote
-		encode := r.CBOR
-		if !record.Format.Equal(tsm.FormatCBOR) {
-			encode = r.JSON
-		}
-		value, err := encode()
-		if err != nil {
-			return nil, err
-		}
-		changed := *record
-		changed.Value = value
-		return wrap(&changed)
-	}}, nil
 }
 
 // tdxFixedFields are the fields of a TDX quote of version 4 that have one place:
