@@ -74,6 +74,7 @@ type ClientOptions struct {
 	MaxAge time.Duration
 
 	// Timeout bounds one appraisal, all requests included. Zero means DefaultTimeout.
+	// Nine tenths of what the caller's context leaves are a bound as well.
 	Timeout time.Duration
 
 	// Transport makes the requests. nil means [http.DefaultTransport]. It is where
@@ -215,7 +216,7 @@ func (c *Client) Appraise(ctx context.Context, ev *attestext.Evidence, expected 
 	if c.opts.SendCMW && s.mediaType != eat.BundleMediaType {
 		s.wrap(ev.CMW)
 	}
-	ctx, cancel := context.WithTimeout(ctx, c.opts.Timeout)
+	ctx, cancel := context.WithTimeout(ctx, c.timeout(ctx))
 	defer cancel()
 	token, err := c.run(ctx, s)
 	if err != nil {
@@ -226,6 +227,20 @@ func (c *Client) Appraise(ctx context.Context, ev *attestext.Evidence, expected 
 		return nil, unavailable(err)
 	}
 	return c.judge(r, s, expected)
+}
+
+// callerShare of the time that the caller has left is not used: where both deadlines
+// passed at once, it would say that nobody answered, and not what the service did.
+const callerShare = 10
+
+// timeout returns how long an appraisal may take.
+func (c *Client) timeout(ctx context.Context) time.Duration {
+	deadline, ok := ctx.Deadline()
+	if !ok {
+		return c.opts.Timeout
+	}
+	left := time.Until(deadline)
+	return min(c.opts.Timeout, left-left/callerShare)
 }
 
 // unavailable says what went wrong with the service. Errors of package ear would
