@@ -97,6 +97,10 @@ type Appraisal struct {
 	// "affirming", "warning", "contraindicated" or "none". Only the first two
 	// can be accepted.
 	Verdict string
+	// Vector is the trustworthiness vector of draft-ietf-rats-ar4si behind Verdict, by
+	// the names of its claims. A claim that is not made is left out; nil where the
+	// verifier gives none.
+	Vector map[string]int8
 	// Key is the DER SubjectPublicKeyInfo of the attested TLS identity key.
 	// Mandatory with AttestationOnly; otherwise, where it is set, it must equal
 	// the expected one.
@@ -130,6 +134,10 @@ func (r *Result) Verdict() string {
 	}
 	return r.appraisal.Verdict
 }
+
+// Vector returns the trustworthiness vector behind the verdict, nil where there is
+// none. The caller must not change it.
+func (r *Result) Vector() map[string]int8 { return r.appraisal.Vector }
 
 // Machine identifies the attested machine, or is empty.
 func (r *Result) Machine() string { return r.appraisal.Machine }

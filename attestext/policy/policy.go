@@ -13,7 +13,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 
 	"github.com/attestedtls/atls/attestext"
 	"github.com/attestedtls/atls/attestext/internal/strictjson"
@@ -69,20 +68,13 @@ func (d *Decision) add(v Verdict, claim, format string, args ...any) {
 	d.Reasons = append(d.Reasons, Reason{claim, v, fmt.Sprintf(format, args...)})
 }
 
-// Err returns an error of class [attestext.ErrPolicy] that names every claim that
-// is contraindicated, with what was found and what was wanted, or nil where the
-// verdict is better than that.
+// Err returns an error of class [attestext.ErrPolicy] that wraps a [RefusedError], or
+// nil where the verdict is better than Contraindicated.
 func (d *Decision) Err() error {
 	if d.Verdict < Contraindicated {
 		return nil
 	}
-	var s []string
-	for _, r := range d.Reasons {
-		if r.Verdict == Contraindicated {
-			s = append(s, r.Claim+": "+r.Text)
-		}
-	}
-	return &attestext.Error{Class: attestext.ErrPolicy, Op: "appraise claims", Err: errors.New(strings.Join(s, "; "))}
+	return &attestext.Error{Class: attestext.ErrPolicy, Op: "appraise claims", Err: &RefusedError{d}}
 }
 
 // A Policy says what evidence is acceptable. Evidence of a kind that it has no
@@ -109,13 +101,32 @@ type TDXPolicy struct {
 	RTMR3  []Measurement `json:"rtmr3,omitempty"`
 	MRSEAM []Measurement `json:"mrseam,omitempty"`
 
+	// MRConfigID, MROwner and MROwnerConfig are what whoever created the TD declared
+	// of its configuration, of its owner, and of the owner's configuration. Zeros, for
+	// nothing declared, are a value like any other.
+	MRConfigID    []Measurement `json:"mrconfigid,omitempty"`
+	MROwner       []Measurement `json:"mrowner,omitempty"`
+	MROwnerConfig []Measurement `json:"mrownerconfig,omitempty"`
+
+	// TDAttributes and XFAM say which bits of TD_ATTRIBUTES and XFAM must be set and
+	// which must not. nil compares none, beyond what AllowMigration and
+	// InsecureAllowDebug are about.
+	TDAttributes *Bits `json:"td_attributes,omitempty"`
+	XFAM         *Bits `json:"xfam,omitempty"`
+
 	// MinTeeTcbSvn is a floor: each component of TEE_TCB_SVN must be at least as
 	// high. nil is none. It comes on top of the TCB status that Intel gives.
 	MinTeeTcbSvn *TeeTcbSvn `json:"min_tee_tcb_svn,omitempty"`
 
 	// PlatformInstanceIDs are the machines that are acceptable, by the identity in
-	// Intel's certificate.
-	PlatformInstanceIDs []InstanceID `json:"platform_instance_ids,omitempty"`
+	// Intel's certificate, and DenyPlatformInstanceIDs those that are not. Either
+	// refuses a machine that has no identity.
+	PlatformInstanceIDs     []InstanceID `json:"platform_instance_ids,omitempty"`
+	DenyPlatformInstanceIDs []InstanceID `json:"deny_platform_instance_ids,omitempty"`
+
+	// AllowMigration accepts TDs that can be moved to another machine while they run
+	// (bit MIGRATABLE of TD_ATTRIBUTES), by a migration TD that is not compared.
+	AllowMigration bool `json:"allow_migration,omitempty"`
 
 	// InsecureAllowDebug accepts TDs under debug.
 	//
@@ -135,7 +146,11 @@ const (
 	teeTcbSvnSize   = 16
 	instanceIDSize  = 16
 	rtmrCount       = 4
+	bitsSize        = 8
 )
+
+// migratable is the bit of TD_ATTRIBUTES, bit 29, that has a TD be migratable.
+var migratable = BitField{3: 1 << 5}
 
 // A Measurement is a SHA-384 digest; in JSON, 96 hexadecimal digits.
 type Measurement [measurementSize]byte
@@ -145,6 +160,17 @@ type TeeTcbSvn [teeTcbSvnSize]byte
 
 // InstanceID is the identity of a platform; in JSON, 32 hexadecimal digits.
 type InstanceID [instanceIDSize]byte
+
+// A BitField is TD_ATTRIBUTES or XFAM in the order of the bytes in a quote, bit 0
+// being the lowest one of the first byte; in JSON, 16 hexadecimal digits.
+type BitField [bitsSize]byte
+
+// Bits says which bits of a field must be set and which must be clear. Other bits
+// are not compared.
+type Bits struct {
+	Set   BitField `json:"set"`
+	Clear BitField `json:"clear"`
+}
 
 func unhex(dst, text []byte) error {
 	if len(text) != hex.EncodedLen(len(dst)) {
@@ -158,6 +184,8 @@ func (m *Measurement) UnmarshalText(b []byte) error { return unhex(m[:], b) }
 func (m Measurement) MarshalText() ([]byte, error)  { return hex.AppendEncode(nil, m[:]), nil }
 func (s *TeeTcbSvn) UnmarshalText(b []byte) error   { return unhex(s[:], b) }
 func (s TeeTcbSvn) MarshalText() ([]byte, error)    { return hex.AppendEncode(nil, s[:]), nil }
+func (f *BitField) UnmarshalText(b []byte) error    { return unhex(f[:], b) }
+func (f BitField) MarshalText() ([]byte, error)     { return hex.AppendEncode(nil, f[:]), nil }
 func (i *InstanceID) UnmarshalText(b []byte) error  { return unhex(i[:], b) }
 func (i InstanceID) MarshalText() ([]byte, error)   { return hex.AppendEncode(nil, i[:]), nil }
 
@@ -221,8 +249,32 @@ func (t *TDXPolicy) check() error {
 			return fmt.Errorf("tdx: %s is empty, which accepts nothing; leave it out not to compare", l.claim)
 		}
 	}
-	if ids := t.PlatformInstanceIDs; ids != nil && len(ids) == 0 {
-		return errors.New("tdx: platform_instance_ids is empty, which accepts nothing; leave it out not to compare")
+	for _, l := range []struct {
+		claim string
+		ids   []InstanceID
+	}{{"platform_instance_ids", t.PlatformInstanceIDs}, {"deny_platform_instance_ids", t.DenyPlatformInstanceIDs}} {
+		switch {
+		case empty(l.ids):
+			return fmt.Errorf("tdx: %s is empty; leave it out not to compare", l.claim)
+		case slices.Contains(l.ids, InstanceID{}):
+			return fmt.Errorf("tdx: %s has an identity of zeros, which stands for none and which no list accepts", l.claim)
+		}
+	}
+	for _, b := range []struct {
+		claim string
+		bits  *Bits
+	}{{"td_attributes", t.TDAttributes}, {"xfam", t.XFAM}} {
+		if b.bits == nil {
+			continue
+		}
+		if *b.bits == (Bits{}) {
+			return fmt.Errorf("tdx: %s compares no bit; leave it out", b.claim)
+		}
+		for i := range b.bits.Set {
+			if b.bits.Set[i]&b.bits.Clear[i] != 0 {
+				return fmt.Errorf("tdx: %s wants a bit both set and clear, which accepts nothing", b.claim)
+			}
+		}
 	}
 	return nil
 }
@@ -238,6 +290,11 @@ type TDX interface {
 	MRTD() [measurementSize]byte
 	RTMRs() [rtmrCount][measurementSize]byte
 	MRSEAM() [measurementSize]byte
+	MRConfigID() [measurementSize]byte
+	MROwner() [measurementSize]byte
+	MROwnerConfig() [measurementSize]byte
+	TDAttributes() [bitsSize]byte
+	XFAM() [bitsSize]byte
 	TeeTcbSvn() [teeTcbSvnSize]byte
 	// PlatformInstanceID has 16 bytes, or none where the platform has no such identity.
 	PlatformInstanceID() []byte
@@ -264,6 +321,9 @@ func (t *TDXPolicy) lists() []measurementList {
 		{claim: "rtmr2", allowed: t.RTMR2},
 		{claim: "rtmr3", allowed: t.RTMR3},
 		{claim: "mrseam", allowed: t.MRSEAM},
+		{claim: "mrconfigid", allowed: t.MRConfigID},
+		{claim: "mrowner", allowed: t.MROwner},
+		{claim: "mrownerconfig", allowed: t.MROwnerConfig},
 	}
 }
 
@@ -271,7 +331,7 @@ func (t *TDXPolicy) lists() []measurementList {
 // its verdict is Contraindicated, the error is that of [Decision.Err].
 //
 // The verdict is Affirming only where MRTD was compared, collateral was checked
-// and the TD is not under debug.
+// and the TD is neither under debug nor migratable.
 func (p *Policy) EvaluateTDX(c TDX) (*Decision, error) {
 	d := &Decision{}
 	t := &TDXPolicy{}
@@ -303,18 +363,30 @@ func (p *Policy) EvaluateTDX(c TDX) (*Decision, error) {
 		d.add(Contraindicated, "debug", "got a TD under debug, want none")
 	}
 
+	attributes := BitField(c.TDAttributes())
+	switch {
+	case !attributes.has(migratable):
+		d.add(Affirming, "migration", "the TD stays on its machine")
+	case t.AllowMigration:
+		d.add(Warning, "migration", "the TD can be moved to another machine, which the policy allows")
+	default:
+		d.add(Contraindicated, "migration", "got a TD that can be moved to another machine, want none")
+	}
+
 	if p == nil {
 		d.add(Warning, "mrtd", "measurement not checked: no reference values")
 		return d, d.Err()
 	}
 	rtmrs := c.RTMRs()
-	got := []Measurement{c.MRTD(), rtmrs[0], rtmrs[1], rtmrs[2], rtmrs[3], c.MRSEAM()}
+	got := []Measurement{c.MRTD(), rtmrs[0], rtmrs[1], rtmrs[2], rtmrs[3], c.MRSEAM(), c.MRConfigID(), c.MROwner(), c.MROwnerConfig()}
 	for i, l := range t.lists() {
 		l.got = got[i]
 		d.measurement(l)
 	}
+	d.bits("td_attributes", t.TDAttributes, attributes)
+	d.bits("xfam", t.XFAM, c.XFAM())
 	d.floor(t.MinTeeTcbSvn, c.TeeTcbSvn())
-	d.machine(t.PlatformInstanceIDs, c.PlatformInstanceID())
+	d.machine(t, c.PlatformInstanceID())
 	return d, d.Err()
 }
 
@@ -347,20 +419,70 @@ func (d *Decision) floor(floor *TeeTcbSvn, got TeeTcbSvn) {
 	d.add(Affirming, claim, "%x is at least %x", got, *floor)
 }
 
-func (d *Decision) machine(allowed []InstanceID, got []byte) {
-	const claim = "platform_instance_ids"
-	switch {
-	case allowed == nil:
-	case len(got) == 0:
-		d.add(Contraindicated, claim, "the platform has no identity, want one of %d", len(allowed))
-	case slices.ContainsFunc(allowed, func(i InstanceID) bool { return bytes.Equal(i[:], got) }):
-		d.add(Affirming, claim, "%x is acceptable", got)
-	default:
-		d.add(Contraindicated, claim, "got %x, want one of %d", got, len(allowed))
+// has reports whether f has all bits of mask.
+func (f BitField) has(mask BitField) bool {
+	for i := range f {
+		if f[i]&mask[i] != mask[i] {
+			return false
+		}
+	}
+	return true
+}
+
+func (d *Decision) bits(claim string, want *Bits, got BitField) {
+	if want == nil {
+		return
+	}
+	for i := range got {
+		if missing, extra := want.Set[i]&^got[i], got[i]&want.Clear[i]; missing|extra != 0 {
+			d.add(Contraindicated, claim, "got %x, want the bits %x set and %x clear", got, want.Set, want.Clear)
+			return
+		}
+	}
+	d.add(Affirming, claim, "%x has the bits that it must have", got)
+}
+
+func (d *Decision) machine(t *TDXPolicy, got []byte) {
+	machines(d, got, func(id InstanceID) bool { return bytes.Equal(id[:], got) },
+		"platform_instance_ids", t.PlatformInstanceIDs, "deny_platform_instance_ids", t.DenyPlatformInstanceIDs)
+}
+
+// machines compares the identity of a machine, which has none if got is empty or only
+// zeros, with those that are acceptable and those that are not. A list that is nil is
+// not compared.
+func machines[ID any](d *Decision, got []byte, is func(ID) bool, allow string, allowed []ID, deny string, denied []ID) {
+	unknown := len(bytes.Trim(got, "\x00")) == 0
+	if allowed != nil {
+		switch {
+		case unknown:
+			d.add(Contraindicated, allow, "the platform has no identity or hides it, want one of %d", len(allowed))
+		case slices.ContainsFunc(allowed, is):
+			d.add(Affirming, allow, "%s is acceptable", short(got))
+		default:
+			d.add(Contraindicated, allow, "got %s, want one of %d", short(got), len(allowed))
+		}
+	}
+	if denied != nil {
+		switch {
+		case unknown:
+			d.add(Contraindicated, deny, "the platform has no identity or hides it, so that it may be one of %d", len(denied))
+		case slices.ContainsFunc(denied, is):
+			d.add(Contraindicated, deny, "%s is refused", short(got))
+		default:
+			d.add(Affirming, deny, "%s is none of %d", short(got), len(denied))
+		}
 	}
 }
 
 // shortDigits is how much of a digest a message shows.
 const shortDigits = 16
 
-func short(b []byte) string { return hex.EncodeToString(b)[:shortDigits] + "…" }
+func short(b []byte) string { return shorten(hex.EncodeToString(b)) }
+
+// shorten leaves what is short enough to be compared by eye as it is.
+func shorten(digits string) string {
+	if len(digits) <= 2*shortDigits {
+		return digits
+	}
+	return digits[:shortDigits] + "…"
+}

@@ -13,17 +13,25 @@ import (
 )
 
 type claims struct {
-	mrtd, mrseam [48]byte
-	rtmrs        [4][48]byte
-	svn          [16]byte
-	instance     []byte
-	debug        bool
-	noCollateral bool
-	status       string
+	mrtd, mrseam     [48]byte
+	config, owner    [48]byte
+	ownerConfig      [48]byte
+	attributes, xfam [8]byte
+	rtmrs            [4][48]byte
+	svn              [16]byte
+	instance         []byte
+	debug            bool
+	noCollateral     bool
+	status           string
 }
 
 func (c *claims) MRTD() [48]byte             { return c.mrtd }
 func (c *claims) MRSEAM() [48]byte           { return c.mrseam }
+func (c *claims) MRConfigID() [48]byte       { return c.config }
+func (c *claims) MROwner() [48]byte          { return c.owner }
+func (c *claims) MROwnerConfig() [48]byte    { return c.ownerConfig }
+func (c *claims) TDAttributes() [8]byte      { return c.attributes }
+func (c *claims) XFAM() [8]byte              { return c.xfam }
 func (c *claims) RTMRs() [4][48]byte         { return c.rtmrs }
 func (c *claims) TeeTcbSvn() [16]byte        { return c.svn }
 func (c *claims) PlatformInstanceID() []byte { return c.instance }
@@ -35,6 +43,7 @@ func genuine() *claims {
 	return &claims{
 		mrtd: [48]byte{1}, mrseam: [48]byte{2}, rtmrs: [4][48]byte{{3}, {4}, {5}, {6}},
 		svn: [16]byte{3, 0, 5}, instance: bytes.Repeat([]byte{7}, 16), status: "UpToDate",
+		config: [48]byte{11}, owner: [48]byte{12}, ownerConfig: [48]byte{13}, attributes: [8]byte{3: 0x10}, xfam: [8]byte{0xe7, 2, 6},
 	}
 }
 
@@ -62,8 +71,12 @@ func TestClaimsAreComparedWithThePolicy(t *testing.T) {
 		{"one of several", with(func(p *policy.TDXPolicy) { p.MRTD = m(9, 1) }), nil, policy.Affirming, ""},
 		{"all claims", with(func(p *policy.TDXPolicy) {
 			p.RTMR0, p.RTMR1, p.RTMR2, p.RTMR3, p.MRSEAM = m(3), m(4), m(5), m(6), m(2)
+			p.MRConfigID, p.MROwner, p.MROwnerConfig = m(9, 11), m(12), m(13)
+			p.TDAttributes = &policy.Bits{Set: policy.BitField{3: 0x10}, Clear: policy.BitField{3: 0x20, 7: 0x80}}
+			p.XFAM = &policy.Bits{Set: policy.BitField{0xe7, 2}, Clear: policy.BitField{0, 1}}
 			p.MinTeeTcbSvn = &policy.TeeTcbSvn{3, 0, 5}
 			p.PlatformInstanceIDs = []policy.InstanceID{policy.InstanceID(genuine().instance)}
+			p.DenyPlatformInstanceIDs = []policy.InstanceID{{1}}
 		}), nil, policy.Affirming, ""},
 		{"other MRTD", with(func(p *policy.TDXPolicy) { p.MRTD = m(9) }), nil, policy.Contraindicated, "mrtd"},
 		{"other MRTDs", with(func(p *policy.TDXPolicy) { p.MRTD = m(8, 9) }), nil, policy.Contraindicated, "mrtd"},
@@ -74,11 +87,27 @@ func TestClaimsAreComparedWithThePolicy(t *testing.T) {
 		{"other RTMR2", with(func(p *policy.TDXPolicy) { p.RTMR2 = m(3) }), nil, policy.Contraindicated, "rtmr2"},
 		{"other RTMR3", with(func(p *policy.TDXPolicy) { p.RTMR3 = m(3) }), nil, policy.Contraindicated, "rtmr3"},
 		{"other MRSEAM", with(func(p *policy.TDXPolicy) { p.MRSEAM = m(3) }), nil, policy.Contraindicated, "mrseam"},
+		{"other MRCONFIGID", with(func(p *policy.TDXPolicy) { p.MRConfigID = m(12) }), nil, policy.Contraindicated, "mrconfigid"},
+		{"other MROWNER", with(func(p *policy.TDXPolicy) { p.MROwner = m(11, 13) }), nil, policy.Contraindicated, "mrowner"},
+		{"other MROWNERCONFIG", with(func(p *policy.TDXPolicy) { p.MROwnerConfig = m(12) }), nil, policy.Contraindicated, "mrownerconfig"},
+		{"owner of zeros is a value", with(func(p *policy.TDXPolicy) { p.MROwner = m(0) }), func(c *claims) { c.owner = [48]byte{} }, policy.Affirming, ""},
+		{"attribute missing", with(func(p *policy.TDXPolicy) { p.TDAttributes = &policy.Bits{Set: policy.BitField{3: 0x10}} }), func(c *claims) { c.attributes = [8]byte{} }, policy.Contraindicated, "td_attributes"},
+		{"attribute too many", with(func(p *policy.TDXPolicy) { p.TDAttributes = &policy.Bits{Clear: policy.BitField{7: 0x80}} }), func(c *claims) { c.attributes[7] = 0x80 }, policy.Contraindicated, "td_attributes"},
+		{"feature missing", with(func(p *policy.TDXPolicy) { p.XFAM = &policy.Bits{Set: policy.BitField{0, 1}} }), nil, policy.Contraindicated, "xfam"},
+		{"feature too many", with(func(p *policy.TDXPolicy) { p.XFAM = &policy.Bits{Clear: policy.BitField{4}} }), nil, policy.Contraindicated, "xfam"},
+		{"migratable", with(func(*policy.TDXPolicy) {}), func(c *claims) { c.attributes[3] |= 0x20 }, policy.Contraindicated, "migration"},
+		{"migratable allowed", with(func(p *policy.TDXPolicy) { p.AllowMigration = true }), func(c *claims) { c.attributes[3] |= 0x20 }, policy.Warning, "migration"},
 		{"SVN above the floor", with(func(p *policy.TDXPolicy) { p.MinTeeTcbSvn = &policy.TeeTcbSvn{2, 0, 5} }), nil, policy.Affirming, ""},
 		{"SVN below the floor", with(func(p *policy.TDXPolicy) { p.MinTeeTcbSvn = &policy.TeeTcbSvn{3, 0, 6} }), nil, policy.Contraindicated, "min_tee_tcb_svn"},
 		{"SVN below in the last component", with(func(p *policy.TDXPolicy) { p.MinTeeTcbSvn = &policy.TeeTcbSvn{15: 1} }), nil, policy.Contraindicated, "min_tee_tcb_svn"},
 		{"other machine", with(func(p *policy.TDXPolicy) { p.PlatformInstanceIDs = []policy.InstanceID{{1}} }), nil, policy.Contraindicated, "platform_instance_ids"},
 		{"machine without identity", with(func(p *policy.TDXPolicy) { p.PlatformInstanceIDs = []policy.InstanceID{{}} }), func(c *claims) { c.instance = nil }, policy.Contraindicated, "platform_instance_ids"},
+		{"machine of zeros matches none", with(func(p *policy.TDXPolicy) { p.PlatformInstanceIDs = []policy.InstanceID{{}} }), func(c *claims) { c.instance = make([]byte, 16) }, policy.Contraindicated, "platform_instance_ids"},
+		{"denied machine", with(func(p *policy.TDXPolicy) {
+			p.DenyPlatformInstanceIDs = []policy.InstanceID{{1}, policy.InstanceID(genuine().instance)}
+		}), nil, policy.Contraindicated, "deny_platform_instance_ids"},
+		{"machine without identity may be a denied one", with(func(p *policy.TDXPolicy) { p.DenyPlatformInstanceIDs = []policy.InstanceID{{1}} }), func(c *claims) { c.instance = nil }, policy.Contraindicated, "deny_platform_instance_ids"},
+		{"machine of zeros may be a denied one", with(func(p *policy.TDXPolicy) { p.DenyPlatformInstanceIDs = []policy.InstanceID{{1}} }), func(c *claims) { c.instance = make([]byte, 16) }, policy.Contraindicated, "deny_platform_instance_ids"},
 		{"DEBUG", with(func(*policy.TDXPolicy) {}), func(c *claims) { c.debug = true }, policy.Contraindicated, "debug"},
 		{"DEBUG allowed", with(func(p *policy.TDXPolicy) { p.InsecureAllowDebug = true }), func(c *claims) { c.debug = true }, policy.Warning, "debug"},
 		{"no collateral", with(func(*policy.TDXPolicy) {}), func(c *claims) { c.noCollateral, c.status = true, "" }, policy.Contraindicated, "collateral"},
@@ -86,6 +115,7 @@ func TestClaimsAreComparedWithThePolicy(t *testing.T) {
 		{"TCB OutOfDate", with(func(p *policy.TDXPolicy) { p.InsecureSkipCollateral = true }), func(c *claims) { c.status = "OutOfDate" }, policy.Contraindicated, "tcb_status"},
 		{"policy for another TEE", &policy.Policy{}, nil, policy.Contraindicated, "tdx"},
 		{"nil policy", nil, nil, policy.Warning, "mrtd"},
+		{"nil policy, migratable", nil, func(c *claims) { c.attributes[3] = 0x20 }, policy.Contraindicated, "migration"},
 		{"nil policy, DEBUG", nil, func(c *claims) { c.debug = true }, policy.Contraindicated, "debug"},
 		{"nil policy, no collateral", nil, func(c *claims) { c.noCollateral, c.status = true, "" }, policy.Contraindicated, "collateral"},
 	} {
@@ -104,6 +134,7 @@ func TestClaimsAreComparedWithThePolicy(t *testing.T) {
 			if err != nil && !strings.Contains(err.Error(), c.claim+": ") {
 				t.Errorf("error %q does not name %s", err, c.claim)
 			}
+			checkVector(t, d)
 			if c.claim != "" && !slices.ContainsFunc(d.Reasons, func(r policy.Reason) bool { return r.Claim == c.claim && r.Verdict == c.want }) {
 				t.Errorf("%s is not among the reasons: %v", c.claim, d.Reasons)
 			}
@@ -127,8 +158,10 @@ var (
 	hex48 = strings.Repeat("ab", 48)
 	hex16 = strings.Repeat("0c", 16)
 	full  = `{"tdx":{"mrtd":["` + hex48 + `"],"rtmr0":["` + hex48 + `"],"rtmr1":["` + hex48 + `"],"rtmr2":["` + hex48 + `"],"rtmr3":["` + hex48 +
-		`"],"mrseam":["` + hex48 + `","` + hex48 + `"],"min_tee_tcb_svn":"` + hex16 + `","platform_instance_ids":["` + hex16 +
-		`"],"insecure_allow_debug":true,"insecure_skip_collateral":true}}`
+		`"],"mrseam":["` + hex48 + `","` + hex48 + `"],"mrconfigid":["` + hex48 + `"],"mrowner":["` + hex48 + `"],"mrownerconfig":["` + hex48 +
+		`"],"td_attributes":{"set":"0000001000000000","clear":"0000002000000080"},"xfam":{"set":"e700000000000000","clear":"0000000000000000"},"min_tee_tcb_svn":"` + hex16 +
+		`","platform_instance_ids":["` + hex16 + `"],"deny_platform_instance_ids":["` + hex16 +
+		`"],"allow_migration":true,"insecure_allow_debug":true,"insecure_skip_collateral":true}}`
 )
 
 func TestPolicyRoundTrip(t *testing.T) {
@@ -152,6 +185,10 @@ func TestPolicyThatIsProbablyAMistakeIsRefused(t *testing.T) {
 		``, `{}`, `[]`, `null`, `{"tdx":null}`, `{"tdx":[]}`, `{"TDX2":{}}`,
 		full + `{}`, full + `x`,
 		`{"tdx":{"mrtd":[]}}`, `{"tdx":{"rtmr2":[]}}`, `{"tdx":{"platform_instance_ids":[]}}`,
+		`{"tdx":{"deny_platform_instance_ids":[]}}`, `{"tdx":{"mrowner":[]}}`,
+		`{"tdx":{"platform_instance_ids":["` + strings.Repeat("00", 16) + `"]}}`, `{"tdx":{"deny_platform_instance_ids":["` + strings.Repeat("00", 16) + `"]}}`,
+		`{"tdx":{"td_attributes":{}}}`, `{"tdx":{"xfam":{"set":"0000000000000000"}}}`, `{"tdx":{"xfam":{"set":"01","clear":"02"}}}`,
+		`{"tdx":{"td_attributes":{"set":"0000001000000000","clear":"0000001000000000"}}}`, `{"tdx":{"td_attributes":"0000001000000000"}}`,
 		`{"tdx":{"mrtd":null}}`, `{"tdx":{"mrtd":[null]}}`, `{"tdx":{"min_tee_tcb_svn":null}}`,
 		`{"tdx":{"mrtd":"` + hex48 + `"}}`,
 		`{"tdx":{"mrtd":["` + hex48[2:] + `"]}}`,

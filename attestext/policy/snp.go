@@ -18,6 +18,12 @@ type SNPPolicy struct {
 	IDKeyDigest     []Measurement `json:"id_key_digest,omitempty"`
 	AuthorKeyDigest []Measurement `json:"author_key_digest,omitempty"`
 
+	// FamilyID and ImageID are what the guest's owner called it in the ID block. They
+	// go with IDKeyDigest or AuthorKeyDigest only, for anybody can write any name into a
+	// block that another key signs. Zeros are a value like any other.
+	FamilyID []OwnerID `json:"family_id,omitempty"`
+	ImageID  []OwnerID `json:"image_id,omitempty"`
+
 	// MinGuestSVN is a floor for the security version of the guest.
 	MinGuestSVN uint32 `json:"min_guest_svn,omitempty"`
 
@@ -56,6 +62,7 @@ type SNPPolicy struct {
 const (
 	hostDataSize = 32
 	chipIDSize   = 64
+	ownerIDSize  = 16
 	maxVMPL      = 3
 )
 
@@ -64,6 +71,10 @@ type HostData [hostDataSize]byte
 
 // A ChipID tells one chip from another; in JSON, 128 hexadecimal digits.
 type ChipID [chipIDSize]byte
+
+// An OwnerID is the name of a family of guests or of one image; in JSON, 32
+// hexadecimal digits.
+type OwnerID [ownerIDSize]byte
 
 // An SNPTCB is a set of security versions. A component that is left out is 0.
 type SNPTCB struct {
@@ -75,6 +86,8 @@ type SNPTCB struct {
 
 func (h *HostData) UnmarshalText(b []byte) error { return unhex(h[:], b) }
 func (h HostData) MarshalText() ([]byte, error)  { return hex.AppendEncode(nil, h[:]), nil }
+func (o *OwnerID) UnmarshalText(b []byte) error  { return unhex(o[:], b) }
+func (o OwnerID) MarshalText() ([]byte, error)   { return hex.AppendEncode(nil, o[:]), nil }
 func (c *ChipID) UnmarshalText(b []byte) error   { return unhex(c[:], b) }
 func (c ChipID) MarshalText() ([]byte, error)    { return hex.AppendEncode(nil, c[:]), nil }
 
@@ -86,6 +99,7 @@ func (s *SNPPolicy) check() error {
 	}{
 		{"measurement", empty(s.Measurement)}, {"host_data", empty(s.HostData)},
 		{"id_key_digest", empty(s.IDKeyDigest)}, {"author_key_digest", empty(s.AuthorKeyDigest)},
+		{"family_id", empty(s.FamilyID)}, {"image_id", empty(s.ImageID)},
 		{"chip_ids", empty(s.ChipIDs)}, {"deny_chip_ids", empty(s.DenyChipIDs)},
 	} {
 		if l.empty {
@@ -95,6 +109,8 @@ func (s *SNPPolicy) check() error {
 	switch {
 	case s.MaxVMPL > maxVMPL:
 		return fmt.Errorf("snp: max_vmpl is %d, and there is none above %d", s.MaxVMPL, maxVMPL)
+	case (s.FamilyID != nil || s.ImageID != nil) && s.IDKeyDigest == nil && s.AuthorKeyDigest == nil:
+		return fmt.Errorf("snp: family_id and image_id are whatever the signer of the ID block says: name it by id_key_digest or author_key_digest")
 	case slices.Contains(s.IDKeyDigest, Measurement{}), slices.Contains(s.AuthorKeyDigest, Measurement{}):
 		return fmt.Errorf("snp: a digest of zeros stands for no key, which no list accepts")
 	case slices.Contains(s.ChipIDs, ChipID{}), slices.Contains(s.DenyChipIDs, ChipID{}):
@@ -119,6 +135,9 @@ type SNP interface {
 	// IDKeyDigest and AuthorKeyDigest are zero where there is no such key.
 	IDKeyDigest() [measurementSize]byte
 	AuthorKeyDigest() [measurementSize]byte
+	// FamilyID and ImageID are zero where there is no ID block.
+	FamilyID() [ownerIDSize]byte
+	ImageID() [ownerIDSize]byte
 	GuestSVN() uint32
 	VMPL() uint32
 	// TCBs returns bootloader, TEE, SNP firmware and microcode, each as reported, as
@@ -183,9 +202,11 @@ func (p *Policy) EvaluateSNP(c SNP) (*Decision, error) {
 	if p == nil {
 		return d, d.Err()
 	}
-	d.hostData(s.HostData, c.HostData())
+	oneOf(d, "host_data", s.HostData, HostData(c.HostData()))
 	d.key("id_key_digest", "ID key", s.IDKeyDigest, c.IDKeyDigest())
 	d.key("author_key_digest", "author key", s.AuthorKeyDigest, c.AuthorKeyDigest())
+	oneOf(d, "family_id", s.FamilyID, OwnerID(c.FamilyID()))
+	oneOf(d, "image_id", s.ImageID, OwnerID(c.ImageID()))
 	if svn := c.GuestSVN(); svn < s.MinGuestSVN {
 		d.add(Contraindicated, "min_guest_svn", "got %d, want at least %d", svn, s.MinGuestSVN)
 	} else if s.MinGuestSVN != 0 {
@@ -218,14 +239,18 @@ func (d *Decision) tcb(floor *SNPTCB, c SNP) {
 	d.add(Affirming, claim, "bootloader %d, tee %d, snp %d, microcode %d", reported[0], reported[1], reported[2], reported[3])
 }
 
-func (d *Decision) hostData(allowed []HostData, got HostData) {
-	const claim = "host_data"
+// oneOf compares what somebody declared with the values that are acceptable.
+func oneOf[T interface {
+	comparable
+	MarshalText() ([]byte, error)
+}](d *Decision, claim string, allowed []T, got T) {
+	text, _ := got.MarshalText() // of bytes, it does not fail
 	switch {
 	case allowed == nil:
 	case slices.Contains(allowed, got):
-		d.add(Affirming, claim, "%s is a reference value", short(got[:]))
+		d.add(Affirming, claim, "%s is a reference value", shorten(string(text)))
 	default:
-		d.add(Contraindicated, claim, "got %s, want one of %d", short(got[:]), len(allowed))
+		d.add(Contraindicated, claim, "got %s, want one of %d", shorten(string(text)), len(allowed))
 	}
 }
 
@@ -238,25 +263,6 @@ func (d *Decision) key(claim, what string, allowed []Measurement, got Measuremen
 }
 
 func (d *Decision) chip(s *SNPPolicy, got []byte) {
-	is := func(id ChipID) bool { return bytes.Equal(id[:], got) }
-	if s.ChipIDs != nil {
-		switch {
-		case len(got) == 0:
-			d.add(Contraindicated, "chip_ids", "the platform hides its identity, want one of %d", len(s.ChipIDs))
-		case slices.ContainsFunc(s.ChipIDs, is):
-			d.add(Affirming, "chip_ids", "%s is acceptable", short(got))
-		default:
-			d.add(Contraindicated, "chip_ids", "got %s, want one of %d", short(got), len(s.ChipIDs))
-		}
-	}
-	if s.DenyChipIDs != nil {
-		switch {
-		case len(got) == 0:
-			d.add(Contraindicated, "deny_chip_ids", "the platform hides its identity, so that it may be one of %d", len(s.DenyChipIDs))
-		case slices.ContainsFunc(s.DenyChipIDs, is):
-			d.add(Contraindicated, "deny_chip_ids", "%s is refused", short(got))
-		default:
-			d.add(Affirming, "deny_chip_ids", "%s is none of %d", short(got), len(s.DenyChipIDs))
-		}
-	}
+	machines(d, got, func(id ChipID) bool { return bytes.Equal(id[:], got) },
+		"chip_ids", s.ChipIDs, "deny_chip_ids", s.DenyChipIDs)
 }

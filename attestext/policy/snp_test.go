@@ -15,6 +15,7 @@ import (
 type snpClaims struct {
 	measurement, idKey, authorKey [48]byte
 	hostData                      [32]byte
+	family, image                 [16]byte
 	reported, current, committed  [4]uint8
 	svn, vmpl                     uint32
 	chip                          []byte
@@ -25,6 +26,8 @@ func (c *snpClaims) Measurement() [48]byte     { return c.measurement }
 func (c *snpClaims) HostData() [32]byte        { return c.hostData }
 func (c *snpClaims) IDKeyDigest() [48]byte     { return c.idKey }
 func (c *snpClaims) AuthorKeyDigest() [48]byte { return c.authorKey }
+func (c *snpClaims) FamilyID() [16]byte        { return c.family }
+func (c *snpClaims) ImageID() [16]byte         { return c.image }
 func (c *snpClaims) GuestSVN() uint32          { return c.svn }
 func (c *snpClaims) VMPL() uint32              { return c.vmpl }
 func (c *snpClaims) ChipID() []byte            { return c.chip }
@@ -39,6 +42,7 @@ func genuineSNP() *snpClaims {
 	tcb := [4]uint8{4, 0, 22, 213}
 	return &snpClaims{
 		measurement: [48]byte{1}, idKey: [48]byte{2}, authorKey: [48]byte{3}, hostData: [32]byte{4},
+		family: [16]byte{21}, image: [16]byte{22},
 		reported: tcb, current: tcb, committed: tcb, svn: 5, chip: bytes.Repeat([]byte{6}, 64),
 	}
 }
@@ -65,6 +69,7 @@ func TestSNPClaimsAreComparedWithThePolicy(t *testing.T) {
 		{"reference values", nothing, nil, policy.Affirming, ""},
 		{"all claims", func(s p) {
 			s.HostData, s.IDKeyDigest, s.AuthorKeyDigest = []policy.HostData{{4}}, m(9, 2), m(3)
+			s.FamilyID, s.ImageID = []policy.OwnerID{{1}, {21}}, []policy.OwnerID{{22}}
 			s.MinGuestSVN, s.ChipIDs, s.DenyChipIDs = 5, []policy.ChipID{chip}, []policy.ChipID{{1}}
 		}, nil, policy.Affirming, ""},
 		{"other measurement", func(s p) { s.Measurement = m(9) }, nil, policy.Contraindicated, "measurement"},
@@ -75,6 +80,10 @@ func TestSNPClaimsAreComparedWithThePolicy(t *testing.T) {
 		{"no ID key", func(s p) { s.IDKeyDigest = []policy.Measurement{{}} }, func(s c) { s.idKey = [48]byte{} }, policy.Contraindicated, "id_key_digest"},
 		{"other author key", func(s p) { s.AuthorKeyDigest = m(2) }, nil, policy.Contraindicated, "author_key_digest"},
 		{"no author key", func(s p) { s.AuthorKeyDigest = []policy.Measurement{{}} }, func(s c) { s.authorKey = [48]byte{} }, policy.Contraindicated, "author_key_digest"},
+		{"other family", func(s p) { s.IDKeyDigest, s.FamilyID = m(2), []policy.OwnerID{{22}} }, nil, policy.Contraindicated, "family_id"},
+		{"other image", func(s p) { s.IDKeyDigest, s.ImageID = m(2), []policy.OwnerID{{21}, {}} }, nil, policy.Contraindicated, "image_id"},
+		{"chip of zeros matches none", func(s p) { s.ChipIDs = []policy.ChipID{{}} }, func(s c) { s.chip = make([]byte, 64) }, policy.Contraindicated, "chip_ids"},
+		{"chip of zeros may be a denied one", func(s p) { s.DenyChipIDs = []policy.ChipID{{1}} }, func(s c) { s.chip = make([]byte, 64) }, policy.Contraindicated, "deny_chip_ids"},
 		{"guest SVN", func(s p) { s.MinGuestSVN = 6 }, nil, policy.Contraindicated, "min_guest_svn"},
 		{"no floor", func(s p) { s.MinTCB = nil }, nil, policy.Warning, "min_tcb"},
 		{"old bootloader", nothing, func(s c) { s.reported[0]-- }, policy.Contraindicated, "min_tcb"},
@@ -137,6 +146,7 @@ func checkDecision(t *testing.T, p *policy.Policy, c policy.SNP, want policy.Ver
 	if err != nil && !strings.Contains(err.Error(), claim+": ") {
 		t.Errorf("error %q does not name %s", err, claim)
 	}
+	checkVector(t, d)
 	if claim != "" && !slices.ContainsFunc(d.Reasons, func(r policy.Reason) bool { return r.Claim == claim && r.Verdict == want }) {
 		t.Errorf("%s is not among the reasons: %v", claim, d.Reasons)
 	}
@@ -156,7 +166,7 @@ var (
 	hex32   = strings.Repeat("cd", 32)
 	hex64   = strings.Repeat("ef", 64)
 	fullSNP = `{"snp":{"measurement":["` + hex48 + `"],"host_data":["` + hex32 + `"],"id_key_digest":["` + hex48 + `"],"author_key_digest":["` + hex48 +
-		`"],"min_guest_svn":2,"min_tcb":{"bootloader":4,"tee":0,"snp":22,"microcode":213},"max_vmpl":1,"chip_ids":["` + hex64 + `"],"deny_chip_ids":["` + hex64 +
+		`"],"family_id":["` + hex16 + `"],"image_id":["` + hex16 + `"],"min_guest_svn":2,"min_tcb":{"bootloader":4,"tee":0,"snp":22,"microcode":213},"max_vmpl":1,"chip_ids":["` + hex64 + `"],"deny_chip_ids":["` + hex64 +
 		`"],"allow_migration_agent":true,"insecure_allow_debug":true,"insecure_skip_collateral":true}}`
 )
 
@@ -179,6 +189,7 @@ func TestSNPPolicyThatIsProbablyAMistakeIsRefused(t *testing.T) {
 		`{"snp":null}`, `{"snp":[]}`, `{"snp":{},"SNP":{}}`, `{"tdx":{"mrtd":[]},"snp":{}}`, `{"tdx":{},"snp":{"measurement":[]}}`,
 		fullSNP + `{}`,
 		`{"snp":{"measurement":[]}}`, `{"snp":{"host_data":[]}}`, `{"snp":{"id_key_digest":[]}}`, `{"snp":{"author_key_digest":[]}}`,
+		`{"snp":{"family_id":["` + hex16 + `"]}}`, `{"snp":{"image_id":["` + hex16 + `"]}}`, `{"snp":{"id_key_digest":["` + hex48 + `"],"image_id":[]}}`,
 		`{"snp":{"chip_ids":[]}}`, `{"snp":{"deny_chip_ids":[]}}`,
 		`{"snp":{"id_key_digest":["` + zero48 + `"]}}`, `{"snp":{"author_key_digest":["` + zero48 + `"]}}`,
 		`{"snp":{"chip_ids":["` + zero64 + `"]}}`, `{"snp":{"deny_chip_ids":["` + zero64 + `"]}}`,

@@ -191,6 +191,11 @@ func (v *Verifier) Appraise(ctx context.Context, ev *attestext.Evidence, expecte
 		Format:  r.Claims().Format(),
 		Claims:  describe(t.ID, r),
 	}
+	if submods := r.Claims().Submods; len(submods) == 1 {
+		for _, one := range submods {
+			a.Vector = one.Vector
+		}
+	}
 	if needsKey(expected) {
 		a.Key = r.AKPub()
 		switch {

@@ -334,6 +334,13 @@ func (v *Verified) AuthorKeyDigest() [DigestSize]byte {
 	return v.report.AuthorKeyDigest
 }
 
+// FamilyID returns what the guest's owner called the family of the guest, and ImageID
+// the guest itself; zero where there is no ID block.
+func (v *Verified) FamilyID() [IDSize]byte { return v.report.FamilyID }
+
+// ImageID is described at FamilyID.
+func (v *Verified) ImageID() [IDSize]byte { return v.report.ImageID }
+
 // ReportData returns what the guest asked to be signed.
 func (v *Verified) ReportData() [attestext.ReportDataSize]byte { return v.report.ReportData }
 

@@ -269,6 +269,22 @@ func (v *Verified) MRTD() Measurement { return v.quote.MRTD }
 // RTMRs returns the runtime measurement registers.
 func (v *Verified) RTMRs() [RTMRCount]Measurement { return v.quote.RTMRs }
 
+// MRConfigID returns what the TD's creator declared of its configuration.
+func (v *Verified) MRConfigID() Measurement { return v.quote.MRConfigID }
+
+// MROwner returns what the TD's creator declared of its owner.
+func (v *Verified) MROwner() Measurement { return v.quote.MROwner }
+
+// MROwnerConfig returns what the TD's creator declared of its owner's configuration.
+func (v *Verified) MROwnerConfig() Measurement { return v.quote.MROwnerConfig }
+
+// TDAttributes returns TD_ATTRIBUTES, in the order of the bytes in the quote.
+func (v *Verified) TDAttributes() [AttributesSize]byte { return v.quote.TdAttributes }
+
+// XFAM returns the extended features that the TD may use, in the order of the bytes in
+// the quote.
+func (v *Verified) XFAM() [AttributesSize]byte { return v.quote.XFAM }
+
 // ReportData returns what the TD asked to be quoted.
 func (v *Verified) ReportData() [attestext.ReportDataSize]byte { return v.quote.ReportData }
 

@@ -483,6 +483,11 @@ func (c *Client) judge(r *ear.Result, s *submission, expected *attestext.Challen
 		return nil, attestext.Errorf(attestext.ErrPolicy, opAppraise, "the service's tier is %v", tier)
 	}
 	a := &attestext.Appraisal{Verdict: tier.String(), Format: s.format, Key: s.key, Claims: describe(c.base.Host, r)}
+	if submods := r.Claims().Submods; len(submods) == 1 {
+		for _, one := range submods {
+			a.Vector = one.Vector
+		}
+	}
 	named := r.AKPub()
 	switch {
 	case named == nil && s.needsKey:

@@ -22,6 +22,7 @@ import (
 	"github.com/attestedtls/atls/attestext/cmw"
 	"github.com/attestedtls/atls/attestext/ear"
 	"github.com/attestedtls/atls/attestext/eat"
+	"github.com/attestedtls/atls/attestext/policy"
 )
 
 const (
@@ -493,15 +494,20 @@ func (s *Service) appraise(ctx context.Context, ev *attestext.Evidence, nonce []
 	}
 	r, err := attestext.Appraise(ctx, s.opts.Timeout, s.opts.Verifier, ev, expected)
 	if err == nil {
-		a := &ear.Appraisal{Status: ear.Affirming, AKPub: r.Key()}
+		a := &ear.Appraisal{Status: ear.Affirming, Vector: r.Vector(), AKPub: r.Key()}
 		if r.Verdict() != ear.Affirming.String() {
 			a.Status = ear.Warning
 		}
+		a.Status = a.Tier()
 		return a, nil
 	}
 	switch attestext.Class(err) {
 	case attestext.ErrPolicy:
-		return &ear.Appraisal{Status: ear.Contraindicated}, err
+		a := &ear.Appraisal{Status: ear.Contraindicated}
+		if refused, ok := errors.AsType[*policy.RefusedError](err); ok {
+			a.Vector = refused.Decision.Values()
+		}
+		return a, err
 	case attestext.ErrMalformed, attestext.ErrSignature, attestext.ErrBinding, attestext.ErrWrongType:
 		return &ear.Appraisal{Status: ear.Contraindicated, Vector: ear.Vector{"instance-identity": cryptoFailed, "hardware": cryptoFailed}}, err
 	}

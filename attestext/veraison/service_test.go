@@ -6,12 +6,15 @@ import (
 	"crypto"
 	"crypto/rand"
 	"crypto/x509"
+	"encoding/base64"
+	"encoding/json"
 	"errors"
 	"io"
 	"math/big"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"strings"
 	"sync"
 	"testing"
@@ -95,6 +98,9 @@ func TestClientAndServiceAppraise(t *testing.T) {
 					if r.Verdict() != "affirming" || len(log) != 1 || log[0].Verdict != "affirming" || log[0].Err != nil {
 						t.Errorf("verdict %s, log %v", r.Verdict(), log)
 					}
+					if v := r.Vector(); v["hardware"] != 2 || v["executables"] != 2 || v["runtime-opaque"] != 2 {
+						t.Errorf("vector %v", v)
+					}
 					if f.Equal(eat.BundleFormat) != bytes.Equal(r.Key(), ch.SPKI) {
 						t.Errorf("%v, %v: key of %d bytes", kind, f, len(r.Key()))
 					}
@@ -150,6 +156,30 @@ func TestServiceSaysWhatIsWrong(t *testing.T) {
 				t.Errorf("service: %+v", a)
 			}
 		})
+	}
+}
+
+// TestServiceSaysInItsVectorWhatIsWrong: the service's result has the claims of
+// draft-ietf-rats-ar4si behind its tier.
+func TestServiceSaysInItsVectorWhatIsWrong(t *testing.T) {
+	ch := challenge(attestext.CertAttestation, attestext.BindingDraft08)
+	ev := &attestext.Evidence{Type: attestext.EvidenceType{Kind: ch.Kind, Format: tsm.FormatCBOR}}
+	ev.CMW = must(softtee.NewTDX(&softtee.TDXOptions{Debug: true}).Attester().Attest(t.Context(), &attestext.AttestRequest{Type: ev.Type, Challenge: ch}))
+	v := local(t)
+	v.Policy.TDX.MRTD = []policy.Measurement{{}}
+	h := httptest.NewServer(service(t, v, veraison.ServiceOptions{}))
+	defer h.Close()
+	resp := must(http.Post(h.URL+"/challenge-response/v1/newSession?nonce="+url.QueryEscape(base64.URLEncoding.EncodeToString(ch.Binder)), "", nil))
+	resp.Body.Close()
+	resp = must(http.Post(h.URL+"/challenge-response/v1/"+resp.Header.Get("Location"), "application/cmw+cbor", bytes.NewReader(ev.CMW)))
+	defer resp.Body.Close()
+	var session struct{ Result string }
+	if err := json.NewDecoder(resp.Body).Decode(&session); err != nil {
+		t.Fatal(err)
+	}
+	claims := must(ear.ParseUnverified([]byte(session.Result)))
+	if got := claims.Submods["atls"].Vector; got["executables"] != 96 || got["runtime-opaque"] != 96 || got["hardware"] != 2 {
+		t.Errorf("vector %v", got)
 	}
 }
 

@@ -182,8 +182,9 @@ func (l *Local) report(format attestext.EvidenceFormat, b []byte, bound boundFun
 	for i, r := range d.Reasons {
 		reasons[i] = r.String()
 	}
-	a := &attestext.Appraisal{Verdict: d.Verdict.String(), Format: format, Machine: v.machine, Claims: v.claims}
+	a := &attestext.Appraisal{Verdict: d.Verdict.String(), Vector: d.Values(), Format: format, Machine: v.machine, Claims: v.claims}
 	a.Claims["reasons"] = reasons
+	a.Claims["ear"] = d.EAR()
 	return a, nil
 }
 

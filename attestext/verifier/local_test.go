@@ -125,6 +125,9 @@ func TestEvidenceOfEachFormatKindAndBindingIsAccepted(t *testing.T) {
 					if r.Verdict() != "affirming" || !strings.HasPrefix(r.Machine(), "tdx-platform:") {
 						t.Errorf("verdict %q, machine %q, claims %v", r.Verdict(), r.Machine(), r.Claims())
 					}
+					if shape, _ := r.Claims()["ear"].(map[string]any); shape["ear.status"] != "affirming" || r.Vector()["hardware"] != 2 || r.Vector()["executables"] != 2 {
+						t.Errorf("vector %v, ear %v", r.Vector(), shape)
+					}
 					bundle := kind == attestext.AttestationOnly || f == eat.BundleFormat
 					if bundle != bytes.Equal(r.Key(), spki(tik)) || !bundle && r.Key() != nil {
 						t.Errorf("key is %x", r.Key())

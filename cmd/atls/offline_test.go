@@ -163,6 +163,13 @@ func TestVerify(t *testing.T) {
 		if err := json.Unmarshal([]byte(e.stdout), &object); err != nil || object.OK != (c.status == 0) || e.status != c.status {
 			t.Errorf("%s: %v: %s", c.name, err, e.stdout)
 		}
+		var shape struct {
+			EAR map[string]any `json:"ear"`
+		}
+		json.Unmarshal([]byte(e.stdout), &shape)
+		if c.status == 0 && shape.EAR == nil || shape.EAR != nil && (c.status == 4) != (shape.EAR["refused-by"] != nil) {
+			t.Errorf("%s: ear is %v", c.name, shape.EAR)
+		}
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"encoding/hex"
 	"encoding/pem"
+	"errors"
 	"flag"
 	"fmt"
 	"time"
@@ -230,6 +231,7 @@ type outcome struct {
 	err     error
 	verdict string
 	reasons []string
+	ear     map[string]any // the verdict in the shape of an EAR's appraisal
 }
 
 // appraise appraises d and notes verdict and reasons in o.
@@ -267,6 +269,7 @@ func (a *appraiser) appraise(ctx context.Context, d *document, o *outcome) error
 	for _, r := range decision.Reasons {
 		o.reasons = append(o.reasons, r.String())
 	}
+	o.ear = decision.EAR()
 	return err
 }
 
@@ -277,11 +280,15 @@ func (a *appraiser) appraiseBound(ctx context.Context, encoded []byte, o *outcom
 		CMW:  encoded,
 	}
 	r, err := attestext.Appraise(ctx, time.Minute, a.local, ev, a.challenge)
+	if refused, ok := errors.AsType[*policy.RefusedError](err); ok {
+		o.ear = refused.Decision.EAR()
+	}
 	if err != nil {
 		return err
 	}
 	o.verdict = r.Verdict()
 	o.reasons, _ = r.Claims()["reasons"].([]string)
+	o.ear, _ = r.Claims()["ear"].(map[string]any)
 	return nil
 }
 
@@ -348,7 +355,10 @@ func (o *outcome) text(env *environment) {
 func (o *outcome) object(d *document) map[string]any {
 	object := map[string]any{
 		"ok": o.err == nil, "error": nil, "kind": d.kind, "verdict": o.verdict,
-		"binding_checked": o.bound, "reasons": o.reasons, "tree": d.tree(),
+		"binding_checked": o.bound, "reasons": o.reasons, "ear": nil, "tree": d.tree(),
+	}
+	if o.ear != nil {
+		object["ear"] = o.ear
 	}
 	if o.reasons == nil {
 		object["reasons"] = []string{}
