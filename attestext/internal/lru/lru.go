@@ -1,0 +1,92 @@
+// Package lru is a map of bounded size that forgets what was not asked for longest.
+package lru
+
+import (
+	"container/list"
+	"crypto/sha256"
+	"encoding/binary"
+	"sync"
+)
+
+// A Key is a digest of everything that a value depends on; see [Digest].
+type Key = [sha256.Size]byte
+
+// Digest returns the SHA-256 of parts, each behind its length, so that no two lists of
+// parts have one digest.
+func Digest(parts ...[]byte) Key {
+	h := sha256.New()
+	for _, p := range parts {
+		var n [8]byte
+		binary.BigEndian.PutUint64(n[:], uint64(len(p)))
+		h.Write(n[:])
+		h.Write(p)
+	}
+	return Key(h.Sum(nil))
+}
+
+// A Cache holds up to a number of values. Its methods may be called concurrently.
+type Cache[V any] struct {
+	mu    sync.Mutex
+	max   int
+	order *list.List // of entry[V]; the front was used last
+	index map[Key]*list.Element
+}
+
+type entry[V any] struct {
+	key   Key
+	value V
+}
+
+// New returns a Cache of at most max values, at least 1.
+func New[V any](max int) *Cache[V] {
+	if max < 1 {
+		panic("lru: a cache of no size")
+	}
+	return &Cache[V]{max: max, order: list.New(), index: make(map[Key]*list.Element)}
+}
+
+// Get returns the value of k, and whether there is one.
+func (c *Cache[V]) Get(k Key) (v V, ok bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	e, ok := c.index[k]
+	if !ok {
+		return v, false
+	}
+	c.order.MoveToFront(e)
+	return e.Value.(entry[V]).value, true
+}
+
+// Put sets the value of k.
+func (c *Cache[V]) Put(k Key, v V) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if e, ok := c.index[k]; ok {
+		e.Value = entry[V]{k, v}
+		c.order.MoveToFront(e)
+		return
+	}
+	c.index[k] = c.order.PushFront(entry[V]{k, v})
+	for len(c.index) > c.max {
+		oldest := c.order.Back()
+		c.order.Remove(oldest)
+		delete(c.index, oldest.Value.(entry[V]).key)
+	}
+}
+
+// Delete forgets k.
+func (c *Cache[V]) Delete(k Key) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if e, ok := c.index[k]; ok {
+		c.order.Remove(e)
+		delete(c.index, k)
+	}
+}
+
+// Len returns the number of values.
+func (c *Cache[V]) Len() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.index)
+}
