@@ -329,6 +329,16 @@ type CollateralOptions struct {
 	// "OutOfDate", "SWHardeningNeeded", "Revoked" and so on.
 	TCBStatus, ModuleStatus, QEStatus string
 
+	// TCBAdvisories, ModuleAdvisories and QEAdvisories are identifiers of what
+	// affects each of them, such as INTEL-SA-00615.
+	TCBAdvisories, ModuleAdvisories, QEAdvisories []string
+
+	// TCBDate is the date of all these levels; zero means 2024-01-01.
+	TCBDate time.Time
+	// NewerTCB are the dates of levels above that of the platform, UpToDate all of
+	// them, which it is not at; the latest comes first.
+	NewerTCB []time.Time
+
 	// RevokePCK, RevokePlatformCA and RevokeTCBSigning put a certificate on its
 	// issuer's revocation list.
 	RevokePCK, RevokePlatformCA, RevokeTCBSigning bool
@@ -368,17 +378,37 @@ func (t *TDX) Collateral(o *CollateralOptions) (*tdx.Collateral, error) {
 		return s + "]"
 	}
 	dates := fmt.Sprintf(`"issueDate":%q,"nextUpdate":%q,"tcbEvaluationDataNumber":15`, now.Format(time.RFC3339), next.Format(time.RFC3339))
-	const tcbDate = `"tcbDate":"2024-01-01T00:00:00Z"`
+	if o.TCBDate.IsZero() {
+		o = new(*o)
+		o.TCBDate = time.Date(2024, 1, 1, 0, 0, 0, 0, time.UTC)
+	}
+	level := func(tcb string, date time.Time, s string, advisories []string) string {
+		l := fmt.Sprintf(`{"tcb":{%s},"tcbDate":%q,"tcbStatus":%q`, tcb, date.UTC().Format(time.RFC3339), status(s))
+		for i, a := range advisories {
+			l += fmt.Sprintf("%s%q", []string{`,"advisoryIDs":[`, ","}[min(i, 1)], a)
+		}
+		if len(advisories) > 0 {
+			l += "]"
+		}
+		return l + "}"
+	}
+	platform := func(pceSVN int) string {
+		return fmt.Sprintf(`"sgxtcbcomponents":%s,"pcesvn":%d,"tdxtcbcomponents":%s`, components(platformCPUSVN), pceSVN, components(defaultTeeTcbSvn))
+	}
+	levels := ""
+	for i, date := range o.NewerTCB {
+		levels += level(platform(platformPCESVN+len(o.NewerTCB)-i), date, "", nil) + ","
+	}
+	levels += level(platform(platformPCESVN), o.TCBDate, o.TCBStatus, o.TCBAdvisories)
 	module := fmt.Sprintf(`"mrsigner":"%x","attributes":"%x","attributesMask":"ffffffffffffffff"`, tdx.Measurement{}, [tdx.AttributesSize]byte{})
 	tcbInfo := fmt.Sprintf(`{"id":"TDX","version":3,%s,"fmspc":"%x","pceId":"%x","tcbType":0,"tdxModule":{%s},`+
-		`"tdxModuleIdentities":[{"id":"TDX_01",%s,"tcbLevels":[{"tcb":{"isvsvn":%d},%s,"tcbStatus":%q}]}],`+
-		`"tcbLevels":[{"tcb":{"sgxtcbcomponents":%s,"pcesvn":%d,"tdxtcbcomponents":%s},%s,"tcbStatus":%q}]}`,
-		dates, fmspc, platformPCEID, module, module, defaultTeeTcbSvn[0], tcbDate, status(o.ModuleStatus),
-		components(platformCPUSVN), platformPCESVN, components(defaultTeeTcbSvn), tcbDate, status(o.TCBStatus))
+		`"tdxModuleIdentities":[{"id":"TDX_01",%s,"tcbLevels":[%s]}],"tcbLevels":[%s]}`,
+		dates, fmspc, platformPCEID, module, module,
+		level(fmt.Sprintf(`"isvsvn":%d`, defaultTeeTcbSvn[0]), o.TCBDate, o.ModuleStatus, o.ModuleAdvisories), levels)
 	qeIdentity := fmt.Sprintf(`{"id":"TD_QE","version":2,%s,"miscselect":"00000000","miscselectMask":"ffffffff",`+
 		`"attributes":"11000000000000000000000000000000","attributesMask":"fbffffffffffffff0000000000000000",`+
-		`"mrsigner":"%x","isvprodid":%d,"tcbLevels":[{"tcb":{"isvsvn":%d},%s,"tcbStatus":%q}]}`,
-		dates, qeMRSIGNER, qeISVProdID, qeISVSVN, tcbDate, status(o.QEStatus))
+		`"mrsigner":"%x","isvprodid":%d,"tcbLevels":[%s]}`,
+		dates, qeMRSIGNER, qeISVProdID, level(fmt.Sprintf(`"isvsvn":%d`, qeISVSVN), o.TCBDate, o.QEStatus, o.QEAdvisories))
 
 	signed := func(name, body string) []byte {
 		return fmt.Appendf(nil, `{%q:%s,"signature":%q}`, name, body, hex.EncodeToString(sign(p.tcbSigning.key, []byte(body))))

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/attestedtls/atls/attestext"
+	"github.com/attestedtls/atls/attestext/internal/lru"
 	"github.com/attestedtls/atls/attestext/internal/strictjson"
 	"github.com/google/go-tdx-guest/pcs"
 )
@@ -40,8 +41,17 @@ type Collateral struct {
 	pckCRLChain                   string // PEM, as are those of the signed JSON
 	tcbIssuerChain, qeIssuerChain string
 
+	// What init reads out of them.
+	tcb        pcs.TcbInfo
+	qe         pcs.EnclaveIdentity
+	pckList    *x509.RevocationList
+	rootList   *x509.RevocationList
+	tcbCerts   []*x509.Certificate // signer and root of the TCB info
+	qeCerts    []*x509.Certificate // of the QE identity
+	crlCerts   []*x509.Certificate // of the PCK CRL
 	fmspc      string
 	nextUpdate time.Time
+	digest     lru.Key // of all parts
 }
 
 // signedJSON is a JSON object and Intel's signature over its exact bytes.
@@ -212,24 +222,26 @@ func (c *Collateral) NextUpdate() time.Time { return c.nextUpdate }
 
 // init checks that every part of c parses, and fills in what is derived.
 func (c *Collateral) init() error {
-	for _, p := range []struct{ name, pem string }{
-		{"pck_crl_issuer_chain", c.pckCRLChain},
-		{"tcb_info_issuer_chain", c.tcbIssuerChain},
-		{"qe_identity_issuer_chain", c.qeIssuerChain},
+	for _, p := range []struct {
+		name, pem string
+		dst       *[]*x509.Certificate
+	}{
+		{"pck_crl_issuer_chain", c.pckCRLChain, &c.crlCerts},
+		{"tcb_info_issuer_chain", c.tcbIssuerChain, &c.tcbCerts},
+		{"qe_identity_issuer_chain", c.qeIssuerChain, &c.qeCerts},
 	} {
-		if err := checkChain(p.pem); err != nil {
+		var err error
+		if *p.dst, err = parseChain([]byte(p.pem), issuerChainLen); err != nil {
 			return badCollateral("%s: %w", p.name, err)
 		}
 	}
-	var tcb pcs.TcbInfo
-	var qe pcs.EnclaveIdentity
 	for _, p := range []struct {
 		name string
 		part *signedJSON
 		dst  any
 	}{
-		{"tcb_info", &c.tcbInfo, &tcb},
-		{"qe_identity", &c.qeIdentity, &qe},
+		{"tcb_info", &c.tcbInfo, &c.tcb},
+		{"qe_identity", &c.qeIdentity, &c.qe},
 	} {
 		if len(p.part.signature) != signatureSize {
 			return badCollateral("%s: signature of %d bytes, want %d", p.name, len(p.part.signature), signatureSize)
@@ -241,21 +253,35 @@ func (c *Collateral) init() error {
 			return badCollateral("%s: %w", p.name, err)
 		}
 	}
-	c.fmspc = strings.ToLower(tcb.Fmspc)
-	c.nextUpdate = earliest(tcb.NextUpdate, qe.NextUpdate)
+	if err := parseLevels("tcb_info", c.tcb.TcbLevels); err != nil {
+		return err
+	}
+	for _, m := range c.tcb.TdxModuleIdentities {
+		if err := parseLevels("tcb_info: "+m.ID, m.TcbLevels); err != nil {
+			return err
+		}
+	}
+	if err := parseLevels("qe_identity", c.qe.TcbLevels); err != nil {
+		return err
+	}
+	c.fmspc = strings.ToLower(c.tcb.Fmspc)
+	c.nextUpdate = earliest(c.tcb.NextUpdate, c.qe.NextUpdate)
 	for _, p := range []struct {
 		name string
 		der  []byte
+		dst  **x509.RevocationList
 	}{
-		{"pck_crl", c.pckCRL},
-		{"root_ca_crl", c.rootCRL},
+		{"pck_crl", c.pckCRL, &c.pckList},
+		{"root_ca_crl", c.rootCRL, &c.rootList},
 	} {
-		crl, err := x509.ParseRevocationList(p.der)
-		if err != nil {
+		var err error
+		if *p.dst, err = x509.ParseRevocationList(p.der); err != nil {
 			return badCollateral("%s: %w", p.name, err)
 		}
-		c.nextUpdate = earliest(c.nextUpdate, crl.NextUpdate)
+		c.nextUpdate = earliest(c.nextUpdate, (*p.dst).NextUpdate)
 	}
+	c.digest = lru.Digest([]byte(c.tcbInfo.body), c.tcbInfo.signature, []byte(c.qeIdentity.body), c.qeIdentity.signature,
+		c.pckCRL, c.rootCRL, []byte(c.pckCRLChain), []byte(c.tcbIssuerChain), []byte(c.qeIssuerChain))
 	return nil
 }
 
@@ -266,21 +292,24 @@ func earliest(t, u time.Time) time.Time {
 	return t
 }
 
-func checkChain(s string) error {
-	rest := []byte(s)
-	for i := range issuerChainLen {
+// parseChain reads n certificates in PEM, and nothing else.
+func parseChain(rest []byte, n int) ([]*x509.Certificate, error) {
+	var certs []*x509.Certificate
+	for i := range n {
 		var block *pem.Block
 		if block, rest = pem.Decode(rest); block == nil || block.Type != "CERTIFICATE" {
-			return fmt.Errorf("%d certificates, want %d", i, issuerChainLen)
+			return nil, fmt.Errorf("%d certificates, want %d", i, n)
 		}
-		if _, err := x509.ParseCertificate(block.Bytes); err != nil {
-			return err
+		c, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			return nil, err
 		}
+		certs = append(certs, c)
 	}
 	if len(bytes.TrimSpace(rest)) != 0 {
-		return errors.New("data after the last certificate")
+		return nil, errors.New("data after the last certificate")
 	}
-	return nil
+	return certs, nil
 }
 
 // collateralGetter answers go-tdx-guest's requests to the PCS out of a

@@ -141,6 +141,11 @@ func Parse(b []byte) (*Quote, error) {
 	if _, err := toProto(raw); err != nil {
 		return nil, err
 	}
+	return readFields(raw), nil
+}
+
+// readFields reads the fields of a quote that walk has accepted, and keeps raw.
+func readFields(raw []byte) *Quote {
 	q := &Quote{raw: raw}
 	body := raw[bodyOffset:][:bodySize]
 	for _, f := range []struct {
@@ -165,7 +170,7 @@ func Parse(b []byte) (*Quote, error) {
 	} {
 		copy(f.dst, body[f.offset:])
 	}
-	return q, nil
+	return q
 }
 
 // QuoteSize returns the length in bytes of the quote that b begins with. Some

@@ -424,7 +424,7 @@ func TestHandshakeRefusesTDXEvidence(t *testing.T) {
 		{name: "collateral that has expired", verifier: collateral(softtee.CollateralOptions{Now: testTime.Add(-48 * time.Hour), NextUpdate: testTime.Add(-time.Hour)}),
 			alert: accessDenied, class: attestext.ErrPolicy, say: "expired"},
 		{name: "a TCB that is out of date", verifier: collateral(softtee.CollateralOptions{TCBStatus: "OutOfDate"}),
-			alert: accessDenied, class: attestext.ErrPolicy, say: "TCB status"},
+			alert: accessDenied, class: attestext.ErrPolicy, say: "tcb_status: got \"OutOfDate\""},
 		{name: "no collateral", verifier: func(l *verifier.Local) { l.TDXCollateral = nil },
 			alert: internalError, class: attestext.ErrUnavailable, say: "no collateral"},
 		{name: "collateral of another family of platforms", verifier: collateral(softtee.CollateralOptions{FMSPC: &[6]byte{1}}),

@@ -44,6 +44,10 @@ type Local struct {
 	// that bring no revocation list along, unless Policy has InsecureSkipCollateral.
 	SNPCollateral *sevsnp.Collateral
 
+	// TDXCache remembers TDX platforms that were verified, which makes the next
+	// quote of one cheap. nil remembers nothing.
+	TDXCache *tdx.Cache
+
 	// Policy says which evidence is acceptable. nil asks for genuine hardware,
 	// current and not under debug, and compares no measurement: the verdict is
 	// then "warning".
@@ -237,6 +241,8 @@ func (l *Local) verifyTDX(r *tsm.Report, now time.Time) (*Verified, error) {
 		Roots:                  l.TDXRoots,
 		Collateral:             l.TDXCollateral,
 		InsecureSkipCollateral: l.Policy.SkipTDXCollateral(),
+		AcceptAnyTCBStatus:     true, // for the policy to decide
+		Cache:                  l.TDXCache,
 		Now:                    now,
 	})
 	if err != nil {
@@ -298,7 +304,7 @@ func tdxClaims(v *tdx.Verified) map[string]any {
 	if status == "" {
 		status = "not checked"
 	}
-	return map[string]any{
+	claims := map[string]any{
 		"tee":                "tdx",
 		"mrtd":               hex.EncodeToString(q.MRTD[:]),
 		"rtmrs":              rtmrs,
@@ -314,6 +320,8 @@ func tdxClaims(v *tdx.Verified) map[string]any {
 		"tcb_status":         status,
 		"collateral_checked": v.CollateralChecked(),
 	}
+	addTCBClaims(claims, v.TCB())
+	return claims
 }
 
 // snpClaims names what a report says. Digests and identities are in hexadecimal.

@@ -306,7 +306,7 @@ func (r *report) text(w io.Writer) {
 		if r.Peer.Machine != nil {
 			fmt.Fprintf(w, "  machine        %s\n", *r.Peer.Machine)
 		}
-		for _, name := range []string{"mrtd", "tcb_status", "measurement", "debug"} {
+		for _, name := range []string{"mrtd", "tcb_status", "advisory_ids", "measurement", "debug"} {
 			if v, ok := r.Peer.Claims[name]; ok {
 				fmt.Fprintf(w, "  %-14s %s\n", name, printable(v))
 			}
