@@ -118,6 +118,10 @@ type TDXPolicy struct {
 	// high. nil is none. It comes on top of the TCB status that Intel gives.
 	MinTeeTcbSvn *TeeTcbSvn `json:"min_tee_tcb_svn,omitempty"`
 
+	// TCB says which TCB statuses and advisories are acceptable. nil means UpToDate
+	// alone.
+	TCB *TDXTCBPolicy `json:"tcb,omitempty"`
+
 	// PlatformInstanceIDs are the machines that are acceptable, by the identity in
 	// Intel's certificate, and DenyPlatformInstanceIDs those that are not. Either
 	// refuses a machine that has no identity.
@@ -198,6 +202,11 @@ const MaxSize = 1 << 20
 //	  "tdx": {
 //	    "mrtd": [HEX…], "rtmr0": [HEX…] … "rtmr3": [HEX…], "mrseam": [HEX…],
 //	    "min_tee_tcb_svn": HEX,
+//	    "tcb": {
+//	      "allow_statuses": ["UpToDate"|"SWHardeningNeeded"|"ConfigurationNeeded"|…],
+//	      "out_of_date_grace": DURATION,
+//	      "allow_advisories": [TEXT…], "deny_advisories": [TEXT…]
+//	    },
 //	    "platform_instance_ids": [HEX…],
 //	    "insecure_allow_debug": BOOL,
 //	    "insecure_skip_collateral": BOOL
@@ -276,7 +285,7 @@ func (t *TDXPolicy) check() error {
 			}
 		}
 	}
-	return nil
+	return t.TCB.check()
 }
 
 // SkipTDXCollateral reports whether p accepts TDX quotes without collateral.
@@ -348,10 +357,8 @@ func (p *Policy) EvaluateTDX(c TDX) (*Decision, error) {
 		d.add(Contraindicated, "collateral", "TCB level and revocation were not checked, want them checked")
 	case !c.CollateralChecked():
 		d.add(Warning, "collateral", "TCB level and revocation were not checked, which the policy allows")
-	case c.TCBStatus() != "UpToDate":
-		d.add(Contraindicated, "tcb_status", "got %q, want \"UpToDate\"", c.TCBStatus())
 	default:
-		d.add(Affirming, "tcb_status", "UpToDate, no certificate revoked")
+		d.tdxTCB(t.TCB, c)
 	}
 
 	switch {
