@@ -21,6 +21,7 @@ import (
 	"github.com/attestedtls/atls/attestext/execplugin"
 	"github.com/attestedtls/atls/attestext/policy"
 	"github.com/attestedtls/atls/attestext/results"
+	"github.com/attestedtls/atls/attestext/scheduler"
 	"github.com/attestedtls/atls/attestext/softtee"
 	"github.com/attestedtls/atls/attestext/tdx"
 	"github.com/attestedtls/atls/attestext/verifier"
@@ -32,10 +33,16 @@ type setup struct {
 	config  *tls.Config
 	closers []io.Closer
 	plugins []*execplugin.Command
+
+	queue *scheduler.Scheduler // before the attester, if there is one
+	local *verifier.Local      // of --verify local
 }
 
 // close waits for commands that still run, and closes files.
 func (s *setup) close() {
+	if s.queue != nil {
+		s.queue.Close()
+	}
 	for _, p := range s.plugins {
 		p.Wait()
 	}
@@ -142,6 +149,10 @@ func (f *connFlags) attestation(s *setup) error {
 		a.Results, err = f.resultsHolder(path)
 	} else {
 		a.Attester, err = f.attester(s, formats)
+		if err == nil && f.quotes.wanted(f.attest) {
+			s.queue, err = f.quotes.queue(a.Attester)
+			a.Attester = s.queue
+		}
 	}
 	if err != nil {
 		return err
@@ -235,6 +246,7 @@ func (f *connFlags) verifier(s *setup, formats []attestext.EvidenceFormat) (atte
 		if err != nil {
 			return nil, err
 		}
+		s.local = v
 		if len(formats) == 0 {
 			return v, nil
 		}

@@ -84,6 +84,9 @@ type connFlags struct {
 	codePoints, keylog             string
 	timeout                        time.Duration
 	once, json                     bool
+
+	// Those of serve alone.
+	quotes quoteFlags
 }
 
 // newFlagSet returns a set that says nothing by itself.
@@ -199,6 +202,8 @@ func (f *connFlags) check() error {
 		return usagef("", "--verifier-id is for --attest results:FILE and --verify results")
 	case len(f.evidenceTypes) > 0 && f.attest == "" && f.verify == "":
 		return usagef("", "--evidence-type has no effect without --attest or --verify")
+	case f.quotes.set() && (f.attest == "" || strings.HasPrefix(f.attest, "results:")):
+		return usagef("", "--quote-rate and --quote-queue are for --attest of a TEE")
 	case f.timeout <= 0:
 		return usagef("", "--timeout must be positive")
 	}

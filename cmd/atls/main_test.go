@@ -191,8 +191,10 @@ func atls(t testing.TB, stdin string, args ...string) exited {
 
 type running struct {
 	addr string
-	stop context.CancelFunc
-	end  func() exited
+	// metrics is the URL of --metrics, if that is among the arguments.
+	metrics string
+	stop    context.CancelFunc
+	end     func() exited
 }
 
 // serve starts atls serve --json with args on a free port.
@@ -222,12 +224,17 @@ func start(t testing.TB, command string, args ...string) *running {
 		cancel()
 		t.Fatalf("atls %s %v: %v: %s%s", command, args, err, line, rest)
 	}
+	metrics := ""
+	if slices.Contains(args, "--metrics") {
+		line, _ := errs.ReadString('\n')
+		metrics = strings.TrimPrefix(strings.TrimSpace(line), "metrics on ")
+	}
 	rest := make(chan string, 1)
 	go func() {
 		b, _ := io.ReadAll(errs)
 		rest <- string(b)
 	}()
-	r := &running{addr: addr, stop: cancel}
+	r := &running{addr: addr, metrics: metrics, stop: cancel}
 	r.end = sync.OnceValue(func() exited {
 		e := exited{status: <-done, stderr: <-rest}
 		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
@@ -327,6 +334,14 @@ func TestMistakesOnTheCommandLine(t *testing.T) {
 		{args([]string{"serve", "--attest", "results:/nonexistent"}, id), 1, "no such file"},
 		{args([]string{"serve", "--attest", "results:" + pki("policy.json")}, id), 2, "results"},
 		{args([]string{"serve", "--verifier-id", "v"}, id), 1, "--verifier-id is for"},
+		{args([]string{"serve", "--quote-rate", "20"}, id), 1, "--quote-rate and --quote-queue are for"},
+		{args([]string{"serve", "--quote-queue", "129"}, id), 1, "it can be 0 to 128"},
+		{args([]string{"serve", "--quote-rate", "0"}, id), 1, "quotes a second"},
+		{args([]string{"serve", "--quote-rate", "-inf"}, id), 1, "quotes a second"},
+		{args([]string{"serve", "--quote-rate", "nan"}, id), 1, "quotes a second"},
+		{args([]string{"serve", "--metrics", "256.0.0.1:1", "--listen", "127.0.0.1:0"}, id), 5, "--metrics"},
+		{[]string{"verifier", "--metrics", "256.0.0.1:1", "--listen", "127.0.0.1:0"}, 5, "--metrics"},
+		{[]string{"verifier", "--lifetime", "1ms"}, 1, "--lifetime"},
 		{args([]string{"serve", "--attest", "softtee:snp", "--evidence-type", "text/plain"}, id), 1, "text/plain"},
 		{args([]string{"serve", "--attest", "softtee:cca"}, id), 1, "softtee:cca"},
 		{args([]string{"serve", "--attest", "magic"}, id), 1, "magic"},

@@ -26,6 +26,16 @@ Examples:
 
     --listen ADDR               default 127.0.0.1:4433; port 0 is any that is free
     --http                      answer a request with a page about the connection
+    --quote-queue N             how many handshakes may wait for a quote (default 64, at
+                                most 128; 0 for none). The TEE is then asked for one quote
+                                at a time, and a handshake that would wait longer than it
+                                can is refused at once. With --attest configfs there is
+                                such a queue in any case, otherwise if one of these two
+                                is given
+    --quote-rate N              how many quotes a second the TEE makes (default 10), until
+                                that has been measured
+    --metrics ADDR              serve metrics at http://ADDR/metrics, in the format of
+                                Prometheus. They are for whoever can connect
 ` + sharedUsage
 
 const (
@@ -45,6 +55,8 @@ type server struct {
 	env    *environment
 	stdout *lineWriter
 	stderr *lineWriter
+
+	metrics *serverMetrics
 }
 
 func runServe(ctx context.Context, env *environment, args []string) error {
@@ -53,9 +65,12 @@ func runServe(ctx context.Context, env *environment, args []string) error {
 	f.register(fs)
 	listen := fs.String("listen", defaultListen, "")
 	asHTTP := fs.Bool("http", false, "")
+	metricsAddr := fs.String("metrics", "", "")
+	f.quotes.register(fs)
 	if _, err := parseArgs(fs, args, 0, serveUsage); err != nil {
 		return err
 	}
+	started := time.Now()
 	setup, err := f.setup(true)
 	if err != nil {
 		return err
@@ -71,7 +86,17 @@ func runServe(ctx context.Context, env *environment, args []string) error {
 	if f.json {
 		announce = s.stderr
 	}
-	fmt.Fprintf(announce, "listening on %s\n", l.Addr())
+	s.metrics = newServerMetrics()
+	if a := setup.config.Attestation; a != nil {
+		a.Trace = s.metrics.trace()
+	}
+	where, stop, err := serveMetrics(ctx, *metricsAddr, s.metrics.exposition(setup, started))
+	if err != nil {
+		l.Close()
+		return err
+	}
+	defer stop()
+	fmt.Fprintf(announce, "listening on %s\n%s", l.Addr(), where)
 	return s.serve(ctx, l)
 }
 
@@ -114,6 +139,8 @@ func (s *server) serve(ctx context.Context, l net.Listener) error {
 
 // one serves one connection and reports it.
 func (s *server) one(ctx context.Context, raw net.Conn) error {
+	s.metrics.open.Add(1)
+	defer s.metrics.open.Add(-1)
 	sess := newSession(raw, func(c net.Conn) *tls.Conn { return tls.Server(c, s.setup.config) })
 	defer context.AfterFunc(ctx, func() { raw.Close() })()
 	err := sess.shake(ctx, s.flags.timeout)
@@ -126,6 +153,7 @@ func (s *server) one(ctx context.Context, raw net.Conn) error {
 	}
 	sess.close(err)
 	r := sess.report(s.flags, err)
+	s.metrics.count(sess, r)
 	if s.flags.json {
 		err = s.stdout.object(r)
 	} else {

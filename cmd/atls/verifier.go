@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto"
 	"crypto/ecdsa"
@@ -48,6 +49,9 @@ Flags:
     --key FILE                     signs results: P-256, P-384 or Ed25519 in PEM. If there
                                    is no such file, it is made; without the flag, there is
                                    a new key each time
+    --lifetime DURATION            how long results are valid (default 5m)
+    --metrics ADDR                 serve metrics at http://ADDR/metrics, in the format of
+                                   Prometheus. They are for whoever can connect
     --json                         one JSON object per piece of evidence on standard output
 `
 
@@ -69,10 +73,16 @@ func runVerifier(ctx context.Context, env *environment, args []string) error {
 	collateral := fs.String("collateral", "", "")
 	policyFile := fs.String("policy", "", "")
 	keyFile := fs.String("key", "", "")
+	lifetime := fs.Duration("lifetime", veraison.DefaultResultLifetime, "")
+	metricsAddr := fs.String("metrics", "", "")
 	asJSON := fs.Bool("json", false, "")
 	if _, err := parseArgs(fs, args, 0, verifierUsage); err != nil {
 		return err
 	}
+	if *lifetime < time.Second {
+		return usagef("for example 24h", "--lifetime must be a second at least")
+	}
+	started := time.Now()
 	local, err := localVerifier(*trustRoots, *collateral, *policyFile)
 	if err != nil {
 		return err
@@ -82,9 +92,10 @@ func runVerifier(ctx context.Context, env *environment, args []string) error {
 		return err
 	}
 	stdout, stderr := &lineWriter{w: env.stdout}, &lineWriter{w: env.stderr}
+	m := newServiceMetrics()
 	s, err := veraison.NewService(&veraison.ServiceOptions{
-		Verifier: local, Key: key, Build: "atls verifier",
-		Log: func(a veraison.Appraised) { logAppraised(stdout, stderr, a, *asJSON) },
+		Verifier: measured{local, m.appraise}, Key: key, Build: "atls verifier", ResultLifetime: *lifetime,
+		Log: func(a veraison.Appraised) { m.count(a); logAppraised(stdout, stderr, a, *asJSON) },
 	})
 	if err != nil {
 		return usagef("a key of P-256, P-384 or Ed25519", "--key: %w", err)
@@ -97,9 +108,15 @@ func runVerifier(ctx context.Context, env *environment, args []string) error {
 	if *asJSON {
 		announce = stderr
 	}
-	fmt.Fprintf(announce, "listening on %s\n", l.Addr())
+	where, stop, err := serveMetrics(ctx, *metricsAddr, m.exposition(local, started))
+	if err != nil {
+		l.Close()
+		return err
+	}
+	defer stop()
+	fmt.Fprintf(announce, "listening on %s\n%s", l.Addr(), where)
 	fmt.Fprintf(announce, "results are signed by %s\n", s.JWK())
-	return serveHTTP(ctx, l, s)
+	return serveHTTP(ctx, l, m.counting(s))
 }
 
 // serveHTTP serves h until ctx is done, which is no error, and lets requests that are
@@ -128,12 +145,12 @@ func serveHTTP(ctx context.Context, l net.Listener, h http.Handler) error {
 	return err
 }
 
+// verdictOf is the tier of the result, or "none" where there is no result.
+func verdictOf(a veraison.Appraised) string { return cmp.Or(a.Verdict, "none") }
+
 // logAppraised says what became of one piece of evidence.
 func logAppraised(stdout, stderr *lineWriter, a veraison.Appraised, asJSON bool) {
-	verdict := a.Verdict
-	if verdict == "" {
-		verdict = "none"
-	}
+	verdict := verdictOf(a)
 	if asJSON {
 		var text any
 		if a.Err != nil {
