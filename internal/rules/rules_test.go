@@ -49,6 +49,11 @@ var rules = []rule{
 		may:    []string{"attestext", "attestext/internal/...", "keyschedule"},
 		others: []string{"golang.org/x/crypto/...", "golang.org/x/sys/..."},
 	},
+	{
+		pkg:    "atlshttp",
+		may:    []string{"tls", "tls/internal/...", "keyschedule", "attestext", "attestext/internal/..."},
+		others: []string{"golang.org/x/crypto/...", "golang.org/x/net/...", "golang.org/x/sys/...", "golang.org/x/text/..."},
+	},
 }
 
 // violations returns the dependencies that break r. deps are the import paths of
@@ -122,6 +127,10 @@ func TestViolationsNamesEachDependency(t *testing.T) {
 		{"tls/exportedauth", module + "/tls/internal/godebug", true},
 		{"tls/exportedauth", module + "/attestext/verifier", true},
 		{"tls/exportedauth", "github.com/fxamacker/cbor/v2", true},
+		{"atlshttp", "golang.org/x/net/http2", false},
+		{"atlshttp", module + "/tls", false},
+		{"atlshttp", module + "/attestext/softtee", true},
+		{"atlshttp", "google.golang.org/grpc", true},
 		{"keyschedule", module + "/tls", true},
 		{"keyschedule", module + "/attestext", true},
 		{"keyschedule", module + "/keyschedule", false},
