@@ -19,6 +19,11 @@ type CodePoints struct {
 	AttestationEvidence uint16 `json:"attestation_evidence,omitempty"` // 0xFFA0; the draft's 60 is assigned to another extension
 	AttestedKeyProof    uint16 `json:"attested_key_proof,omitempty"`   // 0xFFA6; not the draft's
 
+	// Extension types of attestation after the handshake: CMWAttestation is of exported
+	// authenticators (draft-fossati-seat-expat), AuthenticatorCarriage is not the draft's.
+	AuthenticatorCarriage uint16 `json:"authenticator_carriage,omitempty"` // 0xFFA7
+	CMWAttestation        uint16 `json:"cmw_attestation,omitempty"`        // 0xFF00
+
 	// Alerts.
 	UnsupportedEvidence  uint8 `json:"unsupported_evidence,omitempty"`  // 224
 	UnsupportedVerifiers uint8 `json:"unsupported_verifiers,omitempty"` // 225
@@ -41,6 +46,8 @@ func (c *CodePoints) WithDefaults() CodePoints {
 	fill(&p.ResultsProposal, 0xFFA4)
 	fill(&p.AttestationEvidence, 0xFFA0)
 	fill(&p.AttestedKeyProof, 0xFFA6)
+	fill(&p.AuthenticatorCarriage, 0xFFA7)
+	fill(&p.CMWAttestation, 0xFF00)
 	if p.UnsupportedEvidence == 0 {
 		p.UnsupportedEvidence = 224
 	}
@@ -68,6 +75,8 @@ func (c *CodePoints) Validate() error {
 		{"results_proposal", p.ResultsProposal},
 		{"attestation_evidence", p.AttestationEvidence},
 		{"attested_key_proof", p.AttestedKeyProof},
+		{"authenticator_carriage", p.AuthenticatorCarriage},
+		{"cmw_attestation", p.CMWAttestation},
 	} {
 		if slices.Contains(assignedExtensions, f.v) {
 			return fmt.Errorf("code point %d of %s belongs to another TLS extension", f.v, f.name)

@@ -10,16 +10,19 @@ import (
 
 // attestClientHello adds the client's offers to its ClientHello.
 func (c *Conn) attestClientHello(hello *clientHelloMsg) error {
-	c.attest = attestConnState{}
+	c.attest.reset()
 	a := c.config.Attestation
 	if a == nil {
 		return nil
 	}
-	if err := a.validate(); err != nil {
+	if err := c.attestValidate(); err != nil {
 		return fmt.Errorf("tls: Config.Attestation: %w", err)
 	}
 	if hello.supportedVersions[0] != VersionTLS13 {
 		return nil // and without the offers; where they are required, there is no such version
+	}
+	if !a.inHandshake() {
+		return nil
 	}
 	add := func(typ uint16, body interface{ Marshal() ([]byte, error) }) error {
 		b, err := body.Marshal()
@@ -167,7 +170,7 @@ func (hs *clientHandshakeStateTLS13) attestReadServerParameters(ee *encryptedExt
 			return fail(alertUnsupportedExtension, "server sent extension %#04x in EncryptedExtensions, it belongs in Certificate", typ)
 		}
 	}
-	if a.requires() && !c.attest.peer.negotiated {
+	if a.inHandshake() && a.requires() && !c.attest.peer.negotiated {
 		return fail(alertMissingExtension, "server does not attest, and this client requires it")
 	}
 	c.attestBeforeCertificate(hs.transcript)

@@ -26,8 +26,8 @@ const (
 const defaultAttestationTimeout = 10 * time.Second
 
 // An AttestationConfig adds remote attestation to the handshake, as
-// draft-fossati-tls-attestation-08 describes it. Each direction stands alone: a
-// side attests if it has an Attester, and asks its peer to attest if it has a
+// draft-fossati-tls-attestation-08 describes it, or after it; see Mode. Each
+// direction stands alone: a side attests if it has an Attester, and asks its peer to attest if it has a
 // Verifier; a connection may do both.
 //
 // A connection that attests, in either direction, is never resumed: it sends no
@@ -37,6 +37,27 @@ const defaultAttestationTimeout = 10 * time.Second
 // An AttestationConfig may be shared by Configs. It must not be changed after it
 // has been used.
 type AttestationConfig struct {
+	// Mode says when this connection attests, InHandshake by default. The peer's must
+	// be the same.
+	//
+	// In PostHandshake and Combined, Handshake includes an exchange of exported
+	// authenticators: it returns, and Read, Write and CloseWrite move a byte, when
+	// that has succeeded. An end that attests waits there for the peer's request, so
+	// that each direction must be configured on both ends. AttestTimeout,
+	// VerifyTimeout and 10 seconds bound the exchange together, if the handshake's
+	// context or a deadline does not end it before.
+	//
+	// An exchange authenticates with the certificates of the handshake. A server may
+	// leave its client's to the exchange: by ClientAuth NoClientCert it is not asked
+	// for in the handshake, verified against ClientCAs when it comes, and then among
+	// the PeerCertificates. VerifyConnection is called after the exchange.
+	//
+	// A QUICConn has no such mode; see package exportedauth.
+	Mode AttestationMode
+
+	// Carriage says what the authenticators travel in, CarriageAuto by default.
+	Carriage AttestationCarriage
+
 	// Attester makes this side's Evidence. If nil, this side does not attest:
 	// a server ignores a client's request, and a client offers nothing.
 	//
@@ -186,6 +207,9 @@ func (a *AttestationConfig) validate() error {
 	}
 	if a.AttestTimeout < 0 || a.VerifyTimeout < 0 {
 		return errors.New("negative timeout")
+	}
+	if err := a.validateMode(); err != nil {
+		return err
 	}
 	return a.CodePoints.Validate()
 }

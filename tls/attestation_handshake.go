@@ -106,10 +106,13 @@ func (c *Conn) attestKey() (*Certificate, error) {
 // algorithms that the peer verifies.
 func (c *Conn) attestEvidence(ctx context.Context, msg *certificateMsgTLS13, transcript hash.Hash, algs []SignatureScheme) error {
 	d := &c.attest.self
+	a := c.config.Attestation
+	if a != nil {
+		c.attest.certificate = new(msg.certificate)
+	}
 	if !d.negotiated {
 		return nil
 	}
-	a := c.config.Attestation
 	if c.attestTwoKeys() && !c.attest.keyProofOffered {
 		return c.attestFail(AttestationStageAttest, alertMissingExtension, errNoKeyProof)
 	}
@@ -325,7 +328,7 @@ func (c *Conn) attestAfterCertificateVerify(ctx context.Context) error {
 		}
 	}
 	c.attest.peer.result = c.attest.peer.appraised
-	if c.config.VerifyConnection != nil {
+	if c.config.VerifyConnection != nil && !c.config.Attestation.asksAfterHandshake() {
 		if err := c.config.VerifyConnection(c.connectionStateLocked()); err != nil {
 			c.sendAlert(alertBadCertificate)
 			return err

@@ -26,8 +26,11 @@ func (hs *serverHandshakeStateTLS13) attestNegotiate() error {
 	if a == nil {
 		return nil
 	}
-	if err := a.validate(); err != nil {
+	if err := c.attestValidate(); err != nil {
 		return c.attestFail(AttestationStageNegotiate, alertInternalError, fmt.Errorf("Config.Attestation: %w", err))
+	}
+	if !a.inHandshake() {
+		return nil
 	}
 	cp := c.attestCodePoints()
 	fail := func(al alert, format string, args ...any) error {

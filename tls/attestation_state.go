@@ -5,6 +5,7 @@ import (
 	"crypto"
 	"errors"
 	"net"
+	"sync"
 	"sync/atomic"
 
 	"github.com/attestedtls/atls/attestext"
@@ -14,9 +15,13 @@ import (
 // AttestationState is the part of a ConnectionState that attestation adds.
 type AttestationState struct {
 	// PeerAttestation is the proof that the peer's Evidence was appraised and
-	// accepted in this handshake. It is nil if the peer did not attest, which
+	// accepted in this handshake, or after it. It is nil if the peer did not attest, which
 	// with RequireAttestation never happens on an established connection.
 	PeerAttestation *attestext.Result
+
+	// PeerHandshakeAttestation is, under Combined, the proof of what was accepted in
+	// the handshake itself, where PeerAttestation is of the exchange after it.
+	PeerHandshakeAttestation *attestext.Result
 
 	// LocalAttestation is what the Evidence that this side sent was made for,
 	// the challenge included; nil if this side did not attest. The peer's
@@ -36,8 +41,10 @@ type AttestationState struct {
 // other results of the handshake are: constant once the handshake is complete,
 // but for tickets.
 type attestConnState struct {
-	// cancel ends the call of an attester or a verifier that is under way.
-	cancel atomic.Pointer[context.CancelFunc]
+	// cancels end the calls of attesters and verifiers that are under way.
+	cancels attestCancels
+
+	exchanging bool // authenticators come before the handshake is complete; guarded by Conn.in
 
 	exporter *keyschedule.HandshakeExporterSecret
 	self     attestDirection  // this side attests
@@ -49,7 +56,16 @@ type attestConnState struct {
 	keyProofOffered   bool
 	beforeCertificate []byte
 
+	certificate *Certificate // that this side sent, if it did
+
 	tickets atomic.Int32 // received; written by whoever reads
+}
+
+// reset forgets a handshake before this one.
+func (s *attestConnState) reset() {
+	s.exporter, s.self, s.peer, s.peerKey = nil, attestDirection{}, attestDirection{}, nil
+	s.keyProofOffered, s.beforeCertificate = false, nil
+	s.certificate = nil
 }
 
 // attestDirection is one direction of attestation on one connection.
@@ -88,16 +104,18 @@ func (d *attestDirection) attestationOnly() bool {
 // handshake that failed has no result, whatever it had got to.
 func (c *Conn) attestState() AttestationState {
 	s := &c.attest
-	result := s.peer.result
-	if c.handshakeErr != nil {
-		result = nil
-	}
-	return AttestationState{
-		PeerAttestation:      result,
+	state := AttestationState{
+		PeerAttestation:      s.peer.result,
 		LocalAttestation:     s.self.request,
 		RequestedAttestation: s.peer.request,
 		TicketsReceived:      int(s.tickets.Load()),
 	}
+	if c.handshakeErr != nil {
+		state.PeerAttestation = nil
+	} else if c.config.Attestation.afterHandshake() {
+		state.PeerHandshakeAttestation = s.peer.appraised
+	}
+	return state
 }
 
 // attestNoResumption reports whether this connection must neither resume nor be
@@ -109,7 +127,7 @@ func (c *Conn) attestNoResumption() bool {
 	if a == nil {
 		return false
 	}
-	return c.isClient || a.requires() || c.attest.self.negotiated || c.attest.peer.negotiated
+	return c.isClient || a.requires() || a.afterHandshake() || c.attest.self.negotiated || c.attest.peer.negotiated
 }
 
 // attestTicket counts a session ticket that a client received, and reports
@@ -119,20 +137,38 @@ func (c *Conn) attestTicket() bool {
 	return c.attestNoResumption()
 }
 
+// attestCancels is a set of contexts that Close ends.
+type attestCancels struct {
+	mu  sync.Mutex
+	set map[*context.CancelFunc]bool
+}
+
 // attestCall returns a context for a call of an attester or a verifier, which Close
 // ends as well.
 func (c *Conn) attestCall(ctx context.Context) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancel(ctx)
-	c.attest.cancel.Store(&cancel)
+	calls := &c.attest.cancels
+	calls.mu.Lock()
+	defer calls.mu.Unlock()
+	if calls.set == nil {
+		calls.set = make(map[*context.CancelFunc]bool)
+	}
+	calls.set[&cancel] = true
 	return ctx, func() {
-		c.attest.cancel.Store(nil)
+		calls.mu.Lock()
+		defer calls.mu.Unlock()
+		delete(calls.set, &cancel)
 		cancel()
 	}
 }
 
-// attestClose ends what the handshake waits for when the connection is closed.
+// attestClose ends what waits for an attester or a verifier when the connection is
+// closed.
 func (c *Conn) attestClose() {
-	if cancel := c.attest.cancel.Load(); cancel != nil {
+	calls := &c.attest.cancels
+	calls.mu.Lock()
+	defer calls.mu.Unlock()
+	for cancel := range calls.set {
 		(*cancel)()
 	}
 }
@@ -142,10 +178,12 @@ func (c *Conn) attestClose() {
 // Neither Read nor Write moves a byte before it does.
 func (c *Conn) attestGate() error {
 	a := c.config.Attestation
-	if a == nil || c.attest.peer.result.Valid() {
+	if a == nil {
 		return nil
 	}
-	if a.requires() || c.attest.peer.negotiated {
+	result := c.attest.peer.result
+	accepted := result.Valid() && !(a.afterHandshake() && a.requires() && !result.Binding().IsExpat())
+	if !accepted && (a.requires() || c.attest.peer.negotiated) {
 		return errors.New("tls: the peer's attestation has not been accepted")
 	}
 	return nil

@@ -50,6 +50,11 @@ type AttestationEvent struct {
 
 // attestTrace calls the function of the trace that choose picks, if there is one.
 func (c *Conn) attestTrace(d *attestDirection, choose func(*AttestationTrace) func(AttestationEvent), size int, took time.Duration, err error) {
+	c.attestTraceAs(c.attestRole(d == &c.attest.self), d, choose, size, took, err)
+}
+
+// attestTraceAs does so for the direction in which the end of that role attests.
+func (c *Conn) attestTraceAs(attests attestext.Role, d *attestDirection, choose func(*AttestationTrace) func(AttestationEvent), size int, took time.Duration, err error) {
 	a := c.config.Attestation
 	if a == nil || a.Trace == nil || !d.negotiated {
 		return
@@ -59,7 +64,7 @@ func (c *Conn) attestTrace(d *attestDirection, choose func(*AttestationTrace) fu
 		return
 	}
 	e := AttestationEvent{
-		Role:     c.attestRole(d == &c.attest.self),
+		Role:     attests,
 		Model:    d.model,
 		Type:     d.selected,
 		Verifier: d.verifier,

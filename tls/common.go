@@ -1240,7 +1240,7 @@ func (c *Config) supportedVersions(isClient bool) []uint16 {
 		if isClient && c.EncryptedClientHelloConfigList != nil && v < VersionTLS13 {
 			continue
 		}
-		if c != nil && c.Attestation.requires() && v < VersionTLS13 { // atls:hook versions: nothing below TLS 1.3 where attestation is required
+		if c != nil && c.Attestation.needsTLS13() && v < VersionTLS13 { // atls:hook versions: nothing below TLS 1.3 where attestation is required
 			continue
 		}
 		if c != nil && c.MinVersion != 0 && v < c.MinVersion {

@@ -612,7 +612,7 @@ func (c *Conn) readRecordOrCCS(expectChangeCipherSpec bool) error {
 	if c.in.err != nil {
 		return c.in.err
 	}
-	handshakeComplete := c.isHandshakeComplete.Load()
+	handshakeComplete := c.isHandshakeComplete.Load() || c.attest.exchanging // atls:hook exchange-records: application keys are in use
 
 	// This function modifies c.rawInput, which owns the c.input memory.
 	if c.input.Len() != 0 {

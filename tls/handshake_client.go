@@ -1200,7 +1200,7 @@ func (c *Conn) verifyServerCertificate(certificates [][]byte) error {
 		}
 	}
 
-	if c.config.VerifyConnection != nil && !echRejected && !c.attest.peer.negotiated { // atls:hook client-verify-connection: called after the appraisal
+	if c.config.VerifyConnection != nil && !echRejected && !c.attestHoldsVerifyConnection() { // atls:hook client-verify-connection: called after the appraisal
 		if err := c.config.VerifyConnection(c.connectionStateLocked()); err != nil {
 			c.sendAlert(alertBadCertificate)
 			return err

@@ -153,6 +153,9 @@ func (hs *clientHandshakeStateTLS13) handshake() error {
 		c.sendAlert(alertECHRequired)
 		return &ECHRejectionError{hs.echContext.retryConfigs}
 	}
+	if err := c.attestExchange(hs.ctx); err != nil { // atls:hook client-exchange: attest after the handshake, before it counts as complete
+		return err
+	}
 
 	c.isHandshakeComplete.Store(true)
 

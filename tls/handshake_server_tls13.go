@@ -101,6 +101,9 @@ func (hs *serverHandshakeStateTLS13) handshake() error {
 	if err := hs.readClientFinished(); err != nil {
 		return err
 	}
+	if err := c.attestExchange(hs.ctx); err != nil { // atls:hook server-exchange: attest after the handshake, before it counts as complete
+		return err
+	}
 
 	c.isHandshakeComplete.Store(true)
 
@@ -1046,7 +1049,7 @@ func (hs *serverHandshakeStateTLS13) readClientCertificate() error {
 	if !hs.requestClientCert() {
 		// Make sure the connection is still being verified whether or not
 		// the server requested a client certificate.
-		if c.config.VerifyConnection != nil {
+		if c.config.VerifyConnection != nil && !c.attestHoldsVerifyConnection() { // atls:hook server-verify-connection-alone: called after the exchange
 			if err := c.config.VerifyConnection(c.connectionStateLocked()); err != nil {
 				c.sendAlert(alertBadCertificate)
 				return err
@@ -1074,7 +1077,7 @@ func (hs *serverHandshakeStateTLS13) readClientCertificate() error {
 		return err
 	}
 
-	if c.config.VerifyConnection != nil && !c.attest.peer.negotiated { // atls:hook server-verify-connection: called after the appraisal
+	if c.config.VerifyConnection != nil && !c.attestHoldsVerifyConnection() { // atls:hook server-verify-connection: called after the appraisal
 		if err := c.config.VerifyConnection(c.connectionStateLocked()); err != nil {
 			c.sendAlert(alertBadCertificate)
 			return err

@@ -142,6 +142,15 @@ func (f *connFlags) attestation(s *setup) error {
 		AttestTimeout:        f.timeout / 2,
 		VerifyTimeout:        f.timeout / 2,
 	}
+	switch f.mode {
+	case "post-handshake":
+		a.Mode = tls.PostHandshake
+	case "combined":
+		a.Mode = tls.Combined
+	}
+	if f.carriage == "leading" {
+		a.Carriage = tls.CarriageLeading
+	}
 	if f.peer == "request" {
 		a.Peer = tls.RequestAttestation
 	}

@@ -24,9 +24,13 @@ Flags:
                                 from, in PEM (dial; default the system's)
     --client-ca FILE            the same for client certificates (serve)
     --servername NAME           name to ask for (dial; default the host)
-    --mode MODE                 tls-attest (default), or none: TLS alone
-    --carriage HOW              auto (default), leading, post-handshake; has no effect
-                                in these modes
+    --mode MODE                 tls-attest (default): in the handshake; post-handshake:
+                                after it, bound to the connection's exporter; combined:
+                                both; or none: TLS alone. Alike on both ends
+    --carriage HOW              what carries the authenticators of post-handshake and
+                                combined: auto (default), or leading: application data
+                                ahead of any other, which a peer on stock crypto/tls
+                                understands
     --credential KIND           x509 (default): evidence beside a certificate, or
                                 attestation-only: in place of one
     --allow-attestation-only    needed for that, because evidence alone does not say
@@ -166,8 +170,8 @@ func (f *connFlags) check() error {
 		allowed     []string
 		notYet      []string
 	}{
-		{"mode", f.mode, []string{"tls-attest", "none"}, []string{"post-handshake", "combined", "early"}},
-		{"carriage", f.carriage, []string{"auto", "leading", "post-handshake"}, nil},
+		{"mode", f.mode, []string{"tls-attest", "post-handshake", "combined", "none"}, []string{"early"}},
+		{"carriage", f.carriage, []string{"auto", "leading"}, []string{"post-handshake"}},
 		{"credential", f.credential, []string{"x509", "attestation-only"}, nil},
 		{"binding", f.binding, []string{"hardened", "draft-08"}, nil},
 		{"peer", f.peer, []string{"", "require", "request"}, nil},
@@ -190,6 +194,18 @@ func (f *connFlags) check() error {
 		return usagef("", "--peer-attested-key is for --verify of a peer with a certificate")
 	case (f.attestedKey != "" || f.peerAttestedKey) && f.binding != "hardened":
 		return usagef("the draft's rule covers no key", "--attested-key and --peer-attested-key need --binding hardened")
+	case f.exchanges() && f.kind() == attestext.AttestationOnly:
+		return usagef("there is one in each exported authenticator", "--mode %s is with a certificate", f.mode)
+	case f.exchanges() && (f.attestedKey != "" || f.peerAttestedKey):
+		return usagef("its evidence covers the certificate's key", "--mode %s goes with neither --attested-key nor --peer-attested-key", f.mode)
+	case f.exchanges() && f.attest == "" && f.verify == "":
+		return usagef("", "--mode %s needs --attest or --verify", f.mode)
+	case f.mode == "post-handshake" && f.binding != "hardened":
+		return usagef("its binding is that of draft-fossati-seat-expat", "--binding %s has no effect in --mode post-handshake", f.binding)
+	case f.exchanges() && f.carriage == "leading" && f.peer == "request":
+		return usagef("nothing tells a peer that does not attest from one that does", "--peer request does not go with --carriage leading")
+	case !f.exchanges() && f.carriage != "auto":
+		return usagef("it is for --mode post-handshake and combined", "--carriage %s has no effect in --mode %s", f.carriage, f.mode)
 	case f.mode == "none" && (f.attest != "" || f.verify != ""):
 		return usagef("leave --mode out", "--mode none goes with neither --attest nor --verify")
 	case f.peer != "" && f.verify == "":
@@ -216,6 +232,17 @@ func (f *connFlags) kind() attestext.CredentialKind {
 	}
 	return attestext.CertAttestation
 }
+
+// rule names the rule by which what is shown of a connection is bound.
+func (f *connFlags) rule() string {
+	if f.exchanges() {
+		return attestext.BindingExpat.String()
+	}
+	return f.binding
+}
+
+// exchanges reports whether the ends attest after the handshake.
+func (f *connFlags) exchanges() bool { return f.mode == "post-handshake" || f.mode == "combined" }
 
 func (f *connFlags) bindingRule() attestext.Binding {
 	if f.binding == "draft-08" {

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/attestedtls/atls/attestext"
+	"github.com/attestedtls/atls/attestext/cmw"
 	"github.com/attestedtls/atls/tls"
 )
 
@@ -137,7 +138,7 @@ func (s *session) report(f *connFlags, err error) *report {
 		HelloRetry:      cs.HelloRetryRequest,
 		Mode:            f.mode,
 		Credential:      f.credential,
-		Binding:         f.binding,
+		Binding:         f.rule(),
 		HandshakeMicros: s.handshake.Microseconds(),
 		BytesIn:         s.raw.in.Load(),
 		BytesOut:        s.raw.out.Load(),
@@ -181,7 +182,7 @@ func (s *session) report(f *connFlags, err error) *report {
 // unconnected is the report of a connection that there never was. It has no stage.
 func unconnected(f *connFlags, addr string, err error) *report {
 	return &report{
-		Error: new(err.Error()), Mode: f.mode, Credential: f.credential, Binding: f.binding,
+		Error: new(err.Error()), Mode: f.mode, Credential: f.credential, Binding: f.rule(),
 		err: err, remote: addr,
 	}
 }
@@ -193,6 +194,9 @@ func (r *report) setDirections(as tls.AttestationState) {
 	if as.PeerAttestation.Valid() {
 		c := as.PeerAttestation.Challenge()
 		ev := as.PeerAttestation.Evidence()
+		if c.Binding.IsExpat() { // whose request cannot name a format
+			ev.Type.Format = formatOf(&ev)
+		}
 		peer = &attestext.AttestRequest{Type: ev.Type, Verifier: ev.Verifier, Challenge: &c}
 	}
 	r.SelfAttested = as.LocalAttestation != nil
@@ -229,6 +233,19 @@ func sent(req *attestext.AttestRequest) string {
 		what = "result by " + string(req.Verifier)
 	}
 	return fmt.Sprintf("%s, %v, %v", printable(what), req.Challenge.Kind, req.Challenge.Binding)
+}
+
+// formatOf returns the format that ev says it has, or the one that was asked for.
+func formatOf(ev *attestext.Evidence) attestext.EvidenceFormat {
+	c, err := cmw.Parse(ev.CMW)
+	if err != nil {
+		return ev.Type.Format
+	}
+	format, _, err := c.Evidence()
+	if err != nil {
+		return ev.Type.Format
+	}
+	return format
 }
 
 // formatName names f as --evidence-type does: the media type, or the number of the

@@ -85,6 +85,41 @@ type Config struct {
 	// VerifyTimeout bound a call of the attester and of the verifier, 10 seconds
 	// each by default.
 	Timeout, AttestTimeout, VerifyTimeout time.Duration
+
+	// Trace is called at the stages of attestation, by the goroutine that called into
+	// this package, which waits for it. If nil, nothing is.
+	Trace func(Event)
+}
+
+// An EventKind is a stage of attestation in one direction.
+type EventKind int
+
+const (
+	ChallengeReady   EventKind = iota // the challenge has been derived, on either end
+	EvidenceMade                      // this end's attester has returned, or failed
+	EvidenceReceived                  // the peer's Evidence is there, and has not been looked at
+	Appraised                         // the verifier has returned, or failed
+)
+
+// An Event says what happened in one direction of attestation.
+type Event struct {
+	Kind EventKind
+	// Request is what the Evidence is to be, the challenge included, whose Role says
+	// which end attests. At the end that asks, its Format is what the request can
+	// say: any. It must not be changed.
+	Request *attestext.AttestRequest
+	// Size is that of the Evidence in bytes, except in ChallengeReady.
+	Size int
+	// Duration is how long the attester or the verifier took, in EvidenceMade and
+	// Appraised, and Err why it has nothing to show.
+	Duration time.Duration
+	Err      error
+}
+
+func (c *Config) trace(e Event) {
+	if c.Trace != nil {
+		c.Trace(e)
+	}
 }
 
 func (c *Config) asks() bool    { return c.Verifier != nil || c.ResultsVerifier != nil }
@@ -253,11 +288,17 @@ func (s *Session) evidence(ctx context.Context, r *Request, c *Config, id *choic
 	if req.Challenge, err = s.challenge(c, model, s.role, r.msg.context, id.spki()); err != nil {
 		return nil, err
 	}
+	c.trace(Event{Kind: ChallengeReady, Request: req})
 	timeout := orDefault(c.AttestTimeout, defaultAttestTimeout)
+	start := time.Now()
+	var cmw []byte
 	if model == attestext.Passport {
-		return attestext.Attest(ctx, timeout, c.Results, req)
+		cmw, err = attestext.Attest(ctx, timeout, c.Results, req)
+	} else {
+		cmw, err = attestext.Attest(ctx, timeout, c.Attester, req)
 	}
-	return attestext.Attest(ctx, timeout, c.Attester, req)
+	c.trace(Event{Kind: EvidenceMade, Request: req, Size: len(cmw), Duration: time.Since(start), Err: err})
+	return cmw, err
 }
 
 // A Peer is what an end that asked for attestation knows of the other.
@@ -328,20 +369,30 @@ var anyFormat = attestext.EvidenceType{
 }
 
 func (s *Session) appraise(ctx context.Context, c *Config, requestContext, spki, cmw []byte) (*attestext.Result, error) {
-	timeout := orDefault(c.VerifyTimeout, defaultAttestTimeout)
-	if c.Verifier != nil {
-		ch, err := s.challenge(c, attestext.BackgroundCheck, s.peer(), requestContext, spki)
-		if err != nil {
-			return nil, err
-		}
-		return attestext.Appraise(ctx, timeout, c.Verifier, &attestext.Evidence{Type: anyFormat, CMW: cmw}, ch)
+	model := attestext.BackgroundCheck
+	if c.Verifier == nil {
+		model = attestext.Passport
 	}
-	ch, err := s.challenge(c, attestext.Passport, s.peer(), requestContext, spki)
+	ch, err := s.challenge(c, model, s.peer(), requestContext, spki)
 	if err != nil {
 		return nil, err
 	}
+	req := &attestext.AttestRequest{Type: anyFormat, Challenge: ch}
+	c.trace(Event{Kind: ChallengeReady, Request: req})
+	c.trace(Event{Kind: EvidenceReceived, Request: req, Size: len(cmw)})
+	start := time.Now()
+	result, err := s.verify(ctx, c, cmw, ch)
+	c.trace(Event{Kind: Appraised, Request: req, Size: len(cmw), Duration: time.Since(start), Err: err})
+	return result, err
+}
+
+func (s *Session) verify(ctx context.Context, c *Config, cmw []byte, ch *attestext.Challenge) (*attestext.Result, error) {
+	timeout := orDefault(c.VerifyTimeout, defaultAttestTimeout)
+	if c.Verifier != nil {
+		return attestext.Appraise(ctx, timeout, c.Verifier, &attestext.Evidence{Type: anyFormat, CMW: cmw}, ch)
+	}
 	// The result does not come with the name of its verifier: try each.
-	err = attestext.Errorf(attestext.ErrUnavailable, "appraise result", "no verifier is trusted")
+	err := attestext.Errorf(attestext.ErrUnavailable, "appraise result", "no verifier is trusted")
 	for _, v := range c.ResultsVerifier.Verifiers() {
 		var result *attestext.Result
 		result, err = attestext.Appraise(ctx, timeout, c.ResultsVerifier, &attestext.Evidence{Type: anyFormat, Verifier: v, CMW: cmw}, ch)

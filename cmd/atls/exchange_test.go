@@ -1,0 +1,62 @@
+package main
+
+import (
+	"strings"
+	"testing"
+)
+
+// The modes after the handshake, on connections of serve and dial.
+func TestConnectionsAttestedAfterTheHandshake(t *testing.T) {
+	softTEE, clientCA := []string{"--attest", "softtee:tdx"}, []string{"--client-ca", pki("ca.pem")}
+	for _, c := range []struct {
+		name           string
+		serve, dial    []string
+		server, client bool // who attests
+		model          string
+	}{
+		{"server", args(identity(), softTEE), verifySoftTEE(), true, false, "background-check"},
+		{"server, SNP", args(identity(), []string{"--attest", "softtee:snp"}), verifySoftTEE(), true, false, "background-check"},
+		{"client", args(identity(), clientCA, verifySoftTEE()), args(clientIdentity(), softTEE), false, true, "background-check"},
+		{"both", args(identity(), clientCA, verifySoftTEE(), softTEE), args(clientIdentity(), softTEE, verifySoftTEE()), true, true, "background-check"},
+		{"both, by command", args(identity(), clientCA, []string{"--verify", execCommand("verify"), "--attest", execCommand("attest")}),
+			args(clientIdentity(), []string{"--verify", execCommand("verify"), "--attest", execCommand("attest")}), true, true, "background-check"},
+		{"server, passport", args(identity(), []string{"--attest", "results:" + pki("results.json")}),
+			[]string{"--verify", "results", "--trust-roots", pki("verifiers.json")}, true, false, "passport"},
+	} {
+		for _, mode := range []string{"post-handshake", "combined"} {
+			for _, carriage := range []string{"auto", "leading"} {
+				t.Run(strings.Join([]string{mode, carriage, c.name}, ", "), func(t *testing.T) {
+					more := []string{"--mode", mode, "--carriage", carriage}
+					p := connect(t, args(c.serve, more), args(c.dial, more))
+					p.ok(t)
+					p.same(t, c.model == "background-check")
+					if p.c["binding"] != "expat" || p.c["mode"] != mode || p.c["credential"] != "x509" || p.c["model"] != c.model {
+						t.Errorf("%v", p.c)
+					}
+					for _, end := range []struct {
+						attested, sent bool
+						object         map[string]any
+					}{{c.server, c.client, p.c}, {c.client, c.server, p.s}} {
+						if end.attested && !strings.Contains(c.name, "command") {
+							attested(t, end.object)
+						}
+						if end.object["self_attested"] != end.sent || (end.object["peer"] != nil) != end.attested {
+							t.Errorf("%v", end.object)
+						}
+					}
+				})
+			}
+		}
+	}
+}
+
+// Ends of different modes do not meet, and no data of the application moves.
+func TestEndsOfDifferentModesAreRefused(t *testing.T) {
+	attests := args(identity(), []string{"--attest", "softtee:tdx", "--timeout", "2s"})
+	for _, modes := range [][2]string{{"post-handshake", "tls-attest"}, {"tls-attest", "post-handshake"}, {"tls-attest", "combined"}} {
+		p := connect(t, args(attests, []string{"--mode", modes[0]}), args(verifySoftTEE(), []string{"--mode", modes[1], "--timeout", "2s"}))
+		if p.c["ok"] != false || p.dialer.status == 0 {
+			t.Errorf("serve in %s, dial in %s: %s", modes[0], modes[1], p.dialer.stdout)
+		}
+	}
+}

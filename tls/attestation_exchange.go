@@ -1,0 +1,273 @@
+package tls
+
+import (
+	"bytes"
+	"context"
+	"crypto"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/attestedtls/atls/attestext"
+	"github.com/attestedtls/atls/tls/exportedauth"
+)
+
+// Attestation after the handshake: RFC 9261, draft-fossati-seat-expat-03.
+
+// exchangeMargin is how much longer than its attester and its verifier an exchange
+// may take.
+const exchangeMargin = 10 * time.Second
+
+// exchangeTimeout bounds an exchange, within which each end attests and appraises.
+func (a *AttestationConfig) exchangeTimeout() time.Duration {
+	return a.attestTimeout() + a.verifyTimeout() + exchangeMargin
+}
+
+// attestHoldsVerifyConnection reports whether VerifyConnection waits for a verdict.
+func (c *Conn) attestHoldsVerifyConnection() bool {
+	return c.attest.peer.negotiated || c.config.Attestation.asksAfterHandshake()
+}
+
+// attestExchange attests after the handshake's last message, where the mode calls
+// for it. The handshake does not count as complete before it has succeeded.
+func (c *Conn) attestExchange(ctx context.Context) error {
+	a := c.config.Attestation
+	if !a.afterHandshake() {
+		return nil
+	}
+	c.attest.exchanging = true
+	defer func() { c.attest.exchanging = false }()
+	ctx, done := c.attestCall(ctx)
+	defer done()
+	x := &attestExchange{c: c}
+	session, err := c.attestSession()
+	if err != nil {
+		return c.attestFail(AttestationStageNegotiate, alertInternalError, err)
+	}
+	x.config = c.attestAuthenticators(x)
+	peer, err := x.leading(ctx, session)
+	if err != nil {
+		return x.fail(err)
+	}
+	if x.self.request != nil {
+		c.attest.self.request = x.self.request
+	}
+	if peer == nil {
+		return nil
+	}
+	c.attest.peer.request, c.attest.peer.result = x.peer.request, peer.Result
+	if c.config.VerifyConnection != nil {
+		if err := c.config.VerifyConnection(c.connectionStateLocked()); err != nil {
+			c.sendAlert(alertBadCertificate)
+			return err
+		}
+	}
+	return nil
+}
+
+// attestSession returns the session of exported authenticators of this connection.
+func (c *Conn) attestSession() (*exportedauth.Session, error) {
+	suite := cipherSuiteTLS13ByID(c.cipherSuite)
+	if suite == nil || c.ekm == nil {
+		return nil, errors.New("exported authenticators need TLS 1.3")
+	}
+	return exportedauth.NewSession(c.attestRole(true), suite.hash, c.ekm)
+}
+
+// attestExchange is what is known of one exchange, in which either end or both
+// attest.
+type attestExchange struct {
+	c          *Conn
+	config     *exportedauth.Config
+	self, peer attestDirection
+	stage      string // that of the failure, if it is one of Evidence
+}
+
+// attestAuthenticators returns what exported authenticators are made and checked by.
+func (c *Conn) attestAuthenticators(x *attestExchange) *exportedauth.Config {
+	a := c.config.Attestation
+	conf := &exportedauth.Config{
+		Identities:     c.attestIdentities(),
+		VerifyChain:    c.attestVerifyChain,
+		CMWAttestation: c.attestCodePoints().CMWAttestation,
+		Timeout:        a.exchangeTimeout(),
+		AttestTimeout:  a.attestTimeout(),
+		VerifyTimeout:  a.verifyTimeout(),
+		Trace:          x.trace,
+	}
+	// An interface that holds a nil of ours would not be nil.
+	if a.Attester != nil {
+		conf.Attester = a.Attester
+	} else if a.Results != nil {
+		conf.Results = a.Results
+	}
+	if a.Verifier != nil {
+		conf.Verifier = a.Verifier
+	} else if a.ResultsVerifier != nil {
+		conf.ResultsVerifier = a.ResultsVerifier
+	}
+	return conf
+}
+
+// attestIdentities returns what this side authenticates with: the certificate that
+// it sent in the handshake, or what its Config has for the peer.
+func (c *Conn) attestIdentities() []exportedauth.Identity {
+	certs := []*Certificate{c.attest.certificate}
+	if sent := c.attest.certificate; sent == nil || len(sent.Certificate) == 0 {
+		certs = nil
+		if c.isClient && c.config.GetClientCertificate != nil {
+			cert, err := c.config.GetClientCertificate(&CertificateRequestInfo{
+				SignatureSchemes: supportedSignatureAlgorithms(c.vers), Version: c.vers, ctx: context.Background(),
+			})
+			if err == nil {
+				certs = []*Certificate{cert}
+			}
+		} else {
+			for i := range c.config.Certificates {
+				certs = append(certs, &c.config.Certificates[i])
+			}
+		}
+	}
+	var ids []exportedauth.Identity
+	for _, cert := range certs {
+		if key, ok := cert.PrivateKey.(crypto.Signer); ok && len(cert.Certificate) > 0 {
+			ids = append(ids, exportedauth.Identity{Chain: cert.Certificate, Key: key})
+		}
+	}
+	return ids
+}
+
+// attestVerifyChain says whether the certificate of the peer's authenticator is
+// acceptable. It is the one of the handshake, if there was one there: a second name
+// on the connection would leave open which of them is attested. What the
+// handshake has accepted is not verified again.
+func (c *Conn) attestVerifyChain(chain []*x509.Certificate) error {
+	if len(c.peerCertificates) > 0 && !bytes.Equal(chain[0].Raw, c.peerCertificates[0].Raw) {
+		return errors.New("it is not the certificate of the handshake")
+	}
+	unverified := len(c.verifiedChains) == 0
+	if len(c.peerCertificates) > 0 && (!unverified || c.isClient) { // a client that has none was told to skip it
+		return nil
+	}
+	a := c.config.Attestation
+	if c.config.ClientAuth < VerifyClientCertIfGiven && (c.config.ClientAuth == NoClientCert || !a.AllowAttestationOnly) {
+		// As in the handshake: the certificate says who the client is.
+		c.config = c.config.Clone()
+		c.config.ClientAuth = RequireAndVerifyClientCert
+	}
+	ders := make([][]byte, len(chain))
+	for i, cert := range chain {
+		ders[i] = cert.Raw
+	}
+	return c.processCertsFromClient(Certificate{Certificate: ders})
+}
+
+// trace keeps what the Evidence of either direction was made for, and passes it on.
+func (x *attestExchange) trace(e exportedauth.Event) {
+	d, stage := &x.peer, AttestationStageAppraise
+	self := e.Request.Challenge.Role == x.c.attestRole(true)
+	if self {
+		d, stage = &x.self, AttestationStageAttest
+	}
+	d.negotiated, d.request = true, e.Request
+	d.model, d.selected, d.verifier = e.Request.Challenge.Model, e.Request.Type, e.Request.Verifier
+	if e.Err != nil {
+		x.stage = stage
+	}
+	choose := map[exportedauth.EventKind]func(*AttestationTrace) func(AttestationEvent){
+		exportedauth.ChallengeReady:   traceChallengeReady,
+		exportedauth.EvidenceMade:     traceEvidenceMade,
+		exportedauth.EvidenceReceived: traceEvidenceReceived,
+		exportedauth.Appraised:        traceAppraised,
+	}[e.Kind]
+	x.c.attestTraceAs(x.c.attestRole(self), d, choose, e.Size, e.Duration, e.Err)
+}
+
+// leading runs the exchange in application data.
+func (x *attestExchange) leading(ctx context.Context, s *exportedauth.Session) (*exportedauth.Peer, error) {
+	if x.c.config.Attestation.requests() {
+		// Nothing says that this peer attests: it is not asked.
+		x.config.Verifier, x.config.ResultsVerifier = nil, nil
+		if !x.c.config.Attestation.attests() {
+			return nil, nil
+		}
+	}
+	return exportedauth.Exchange(ctx, leadingConn{x.c}, s, x.config)
+}
+
+// fail sends the alert for err, unless one has come or gone already, and returns the
+// error to end the handshake with.
+func (x *attestExchange) fail(err error) error {
+	c := x.c
+	if _, ok := alertOf(c.in.err, "remote error"); ok {
+		return c.in.err
+	}
+	stage := x.stage
+	if stage == "" {
+		stage = exchangeStage(err)
+	}
+	if sent, ok := c.AlertSent(); ok {
+		return &AttestationError{Stage: stage, Alert: sent, Err: err}
+	}
+	return c.attestFail(stage, alert(exportedauth.Alert(err, c.attestRole(true))), err)
+}
+
+// exchangeStage returns at which stage an exchange failed that did not get as far as
+// Evidence.
+func exchangeStage(err error) string {
+	switch {
+	case errors.Is(err, exportedauth.ErrNoIdentity), errors.Is(err, exportedauth.ErrUsage):
+		return AttestationStageAttest
+	case errors.Is(err, exportedauth.ErrInterrupted), errors.Is(err, exportedauth.ErrUnexpectedMessage), errors.Is(err, exportedauth.ErrMissingExtension):
+		return AttestationStageNegotiate
+	case errors.Is(err, attestext.ErrUnavailable): // an attester that makes nothing of use
+		return AttestationStageAttest
+	}
+	return AttestationStageCertificate
+}
+
+// leadingConn is the application data of a connection whose handshake does not count
+// as complete yet. It belongs to the goroutine of the handshake, which holds Conn.in.
+type leadingConn struct{ c *Conn }
+
+func (l leadingConn) Read(b []byte) (int, error) {
+	c := l.c
+	for c.input.Len() == 0 {
+		if err := c.readRecord(); err != nil {
+			return 0, err
+		}
+		for c.hand.Len() > 0 {
+			if err := c.handlePostHandshakeMessage(); err != nil {
+				return 0, err
+			}
+		}
+	}
+	return c.input.Read(b)
+}
+
+func (l leadingConn) Write(b []byte) (int, error) {
+	c := l.c
+	c.out.Lock()
+	defer c.out.Unlock()
+	if err := c.out.err; err != nil {
+		return 0, err
+	}
+	n, err := c.writeRecordLocked(recordTypeApplicationData, b)
+	return n, c.out.setErrorLocked(err)
+}
+
+// alertTime is how long an alert may take to be written.
+const alertTime = time.Second
+
+// SetDeadline ends what waits, if t has passed, and leaves time for an alert. Other
+// deadlines are the owner's of the connection.
+func (l leadingConn) SetDeadline(t time.Time) error {
+	if t.IsZero() || time.Until(t) > 0 {
+		return nil
+	}
+	if err := l.c.SetWriteDeadline(time.Now().Add(alertTime)); err != nil {
+		return fmt.Errorf("set the deadline: %w", err)
+	}
+	return l.c.SetReadDeadline(t)
+}

@@ -1,0 +1,465 @@
+package tls
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"crypto/x509"
+	"errors"
+	"io"
+	"math/big"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/attestedtls/atls/attestext"
+	"github.com/attestedtls/atls/tls/exportedauth"
+)
+
+// exchanging returns a client and a server that attest to each other after the
+// handshake, in the given mode.
+func exchanging(mode AttestationMode) (client, server *Config) {
+	client, server = attestConfigs()
+	client.Attestation = &AttestationConfig{Mode: mode, Attester: &stubTEE{}, Verifier: &stubTEE{}}
+	server.Attestation = &AttestationConfig{Mode: mode, Attester: &stubTEE{}, Verifier: &stubTEE{}}
+	return client, server
+}
+
+// onlyServerAttests leaves the server's direction.
+func onlyServerAttests(client, server *Config) {
+	client.Attestation.Attester, server.Attestation.Verifier = nil, nil
+	client.Certificates = nil
+}
+
+// onlyClientAttests leaves the client's direction.
+func onlyClientAttests(client, server *Config) {
+	client.Attestation.Verifier, server.Attestation.Attester = nil, nil
+}
+
+func bothAttest(client, server *Config) {}
+
+var exchangeDirections = []struct {
+	name           string
+	configure      func(client, server *Config)
+	client, server bool // which attest
+}{
+	{"the server attests", onlyServerAttests, false, true},
+	{"the client attests", onlyClientAttests, true, false},
+	{"both attest", bothAttest, true, true},
+}
+
+// TestExchange: either end or both attest after the handshake, in either model; both
+// ends agree on what was attested, and all of it is bound to the exporter.
+//
+// Hooks: client-exchange, server-exchange, exchange-records.
+func TestExchangeIsPartOfTheHandshake(t *testing.T) {
+	for _, mode := range []AttestationMode{PostHandshake, Combined} {
+		for _, d := range exchangeDirections {
+			for _, model := range []attestext.Model{attestext.BackgroundCheck, attestext.Passport} {
+				t.Run(strings.Join([]string{mode.String(), d.name, model.String()}, ", "), func(t *testing.T) {
+					client, server := exchanging(mode)
+					d.configure(client, server)
+					if model == attestext.Passport {
+						for _, a := range []*AttestationConfig{client.Attestation, server.Attestation} {
+							if a.Attester != nil {
+								a.Attester, a.Results = nil, &stubResults{}
+							}
+							if a.Verifier != nil {
+								a.Verifier, a.ResultsVerifier = nil, &stubResults{}
+							}
+						}
+					}
+					ends := attestHandshake(t, client, server)
+					if ends.clientErr != nil || ends.serverErr != nil {
+						t.Fatalf("client: %v, server: %v", ends.clientErr, ends.serverErr)
+					}
+					checkExchange(t, ends.server, ends.client, d.server, mode, model)
+					checkExchange(t, ends.client, ends.server, d.client, mode, model)
+				})
+			}
+		}
+	}
+}
+
+// errDown is a TEE or a service that is not there.
+var errDown = errors.New("down")
+
+// checkExchange checks what the ends say of one direction of an exchange.
+func checkExchange(t *testing.T, attester, relies *Conn, attests bool, mode AttestationMode, model attestext.Model) {
+	t.Helper()
+	local, state := attester.ConnectionState().LocalAttestation, relies.ConnectionState()
+	result := state.PeerAttestation
+	if !attests {
+		if local != nil || result != nil || state.PeerHandshakeAttestation != nil {
+			t.Errorf("attested, and was not to: %+v, %+v", local, result)
+		}
+		return
+	}
+	if local == nil || !result.Valid() || state.RequestedAttestation == nil {
+		t.Fatalf("not attested: %+v, %+v", local, result)
+	}
+	ch := result.Challenge()
+	if !ch.Binding.IsExpat() || !local.Challenge.Binding.IsExpat() || result.Model() != model || ch.Role != attester.attestRole(true) {
+		t.Errorf("attested as %+v", ch)
+	}
+	if !bytes.Equal(ch.Nonce, local.Challenge.Nonce) || !bytes.Equal(ch.Binder, local.Challenge.Binder) {
+		t.Errorf("the ends disagree: %+v, %+v", ch, local.Challenge)
+	}
+	spki := state.PeerCertificates[0].RawSubjectPublicKeyInfo
+	if !bytes.Equal(ch.SPKI, spki) {
+		t.Error("the challenge is over another key than the certificate's")
+	}
+	if (state.PeerHandshakeAttestation != nil) != (mode == Combined) {
+		t.Errorf("result of the handshake: %+v", state.PeerHandshakeAttestation)
+	}
+	if mode == Combined && state.PeerHandshakeAttestation.Binding() != attestext.BindingHardened {
+		t.Errorf("the handshake was bound by %v", state.PeerHandshakeAttestation.Binding())
+	}
+}
+
+// TestExchangeRefusals: what is wrong with the peer's authenticator ends the
+// handshake at the end that finds it, with the alert of its class and before a byte of
+// application data.
+func TestExchangeRefuses(t *testing.T) {
+	for _, mode := range []AttestationMode{PostHandshake, Combined} {
+		for name, tt := range map[string]struct {
+			bad   func(client, server *Config)
+			class error
+			stage string
+			alert alert
+		}{
+			"the binding is another": {func(client, server *Config) {
+				server.Attestation.Attester = &stubTEE{attest: func(_ context.Context, req *attestext.AttestRequest) ([]byte, error) {
+					ch := *req.Challenge
+					if ch.Binding.IsExpat() {
+						ch.Binder = bytes.Repeat([]byte{1}, len(ch.Binder))
+					}
+					return (&stubTEE{}).honest(&ch)
+				}}
+			}, attestext.ErrBinding, AttestationStageAppraise, alertBadCertificate},
+			"the policy says no": {func(client, server *Config) {
+				client.Attestation.Verifier = &stubTEE{appraise: func(ctx context.Context, ev *attestext.Evidence, ch *attestext.Challenge) (*attestext.Appraisal, error) {
+					if ch.Binding.IsExpat() {
+						return nil, attestext.Errorf(attestext.ErrPolicy, "test", "no")
+					}
+					return (&stubTEE{}).Appraise(ctx, ev, ch)
+				}}
+			}, attestext.ErrPolicy, AttestationStageAppraise, alertAccessDenied},
+			"the verifier fails": {func(client, server *Config) {
+				client.Attestation.Verifier = &stubTEE{appraise: func(ctx context.Context, ev *attestext.Evidence, ch *attestext.Challenge) (*attestext.Appraisal, error) {
+					if ch.Binding.IsExpat() {
+						return nil, errDown
+					}
+					return (&stubTEE{}).Appraise(ctx, ev, ch)
+				}}
+			}, errDown, AttestationStageAppraise, alertInternalError},
+			"the peer's attester fails": {func(client, server *Config) {
+				server.Attestation.Attester = &stubTEE{attest: func(_ context.Context, req *attestext.AttestRequest) ([]byte, error) {
+					if req.Challenge.Binding.IsExpat() {
+						return nil, errDown
+					}
+					return (&stubTEE{}).honest(req.Challenge)
+				}}
+			}, exportedauth.ErrRefused, AttestationStageCertificate, alertHandshakeFailure},
+		} {
+			t.Run(mode.String()+", "+name, func(t *testing.T) {
+				client, server := exchanging(mode)
+				onlyServerAttests(client, server)
+				tt.bad(client, server)
+				ends := attestHandshake(t, client, server)
+				ae, ok := errors.AsType[*AttestationError](ends.clientErr)
+				if !ok || !errors.Is(ends.clientErr, tt.class) || ae.Stage != tt.stage || alert(ae.Alert) != tt.alert {
+					t.Errorf("got %v, alert %v, at stage %v", ends.clientErr, ae.Alert, ae.Stage)
+				}
+				if ends.client.ConnectionState().PeerAttestation != nil {
+					t.Error("there is a result")
+				}
+				if n, err := ends.client.Write([]byte("x")); n != 0 || err == nil {
+					t.Errorf("Write: %d, %v", n, err)
+				}
+				if n, err := ends.client.Read(make([]byte, 1)); n != 0 || err == nil {
+					t.Errorf("Read: %d, %v", n, err)
+				}
+				if err := ends.client.CloseWrite(); err == nil {
+					t.Error("CloseWrite")
+				}
+			})
+		}
+	}
+}
+
+// TestExchangeModeMistakes: settings that contradict the mode are errors, and say
+// which.
+func TestModeMistakesAreErrors(t *testing.T) {
+	for _, tt := range []struct {
+		want   string
+		change func(a *AttestationConfig)
+	}{
+		{"unknown AttestationMode(9)", func(a *AttestationConfig) { a.Mode = 9 }},
+		{"unknown AttestationCarriage(9)", func(a *AttestationConfig) { a.Carriage = 9 }},
+		{"Mode tls-attest has none", func(a *AttestationConfig) { a.Mode, a.Carriage = InHandshake, CarriageLeading }},
+		{"neither attests nor asks", func(a *AttestationConfig) { a.Attester, a.Verifier = nil, nil }},
+		{"both Attester and Results", func(a *AttestationConfig) { a.Results = &stubResults{} }},
+		{"both Verifier and ResultsVerifier", func(a *AttestationConfig) { a.ResultsVerifier = &stubResults{} }},
+		{"has a certificate", func(a *AttestationConfig) { a.Credentials, a.AllowAttestationOnly = onlyKind, true }},
+		{"has a certificate", func(a *AttestationConfig) { a.PeerCredentials, a.AllowAttestationOnly = onlyKind, true }},
+		{"covers the certificate's key", func(a *AttestationConfig) { a.AttestedKey = newTestKey() }},
+		{"covers the certificate's key", func(a *AttestationConfig) { a.PeerAttestedKey = true }},
+		{"nothing tells a peer", func(a *AttestationConfig) { a.Peer, a.Carriage = RequestAttestation, CarriageLeading }},
+		{"leave them zero", func(a *AttestationConfig) { a.Binding = attestext.BindingDraft08 }},
+		{"leave them zero", func(a *AttestationConfig) { a.PeerBinding = attestext.BindingDraft08 }},
+		{"32 bytes", func(a *AttestationConfig) { a.NonceSize = 64 }},
+	} {
+		client, server := exchanging(PostHandshake)
+		tt.change(client.Attestation)
+		c, s := net.Pipe()
+		if err := Client(c, client).Handshake(); err == nil || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("client: got %v, want %q", err, tt.want)
+		}
+		c.Close()
+		s.Close()
+		client, server = exchanging(PostHandshake)
+		tt.change(server.Attestation)
+		ends := attestHandshake(t, client, server)
+		if err := ends.serverErr; err == nil || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("server: got %v, want %q", err, tt.want)
+		}
+	}
+}
+
+// TestExchangeVerifyConnection: it is called once, after the exchange, and sees the
+// verdict.
+//
+// Hooks: server-verify-connection-alone.
+func TestVerifyConnectionIsHeldForTheExchange(t *testing.T) {
+	for _, mode := range []AttestationMode{PostHandshake, Combined} {
+		for _, auth := range []ClientAuthType{NoClientCert, RequireAndVerifyClientCert} {
+			client, server := exchanging(mode)
+			server.ClientAuth = auth
+			calls := map[string]int{}
+			see := func(who string) func(ConnectionState) error {
+				return func(cs ConnectionState) error {
+					calls[who]++
+					if !cs.PeerAttestation.Valid() || !cs.PeerAttestation.Binding().IsExpat() || len(cs.PeerCertificates) != 1 {
+						t.Errorf("%v, %v: the %s sees %+v", mode, auth, who, cs.AttestationState)
+					}
+					return nil
+				}
+			}
+			client.VerifyConnection, server.VerifyConnection = see("client"), see("server")
+			ends := attestHandshake(t, client, server)
+			if ends.clientErr != nil || ends.serverErr != nil || calls["client"] != 1 || calls["server"] != 1 {
+				t.Errorf("%v, %v: client: %v, server: %v, calls %v", mode, auth, ends.clientErr, ends.serverErr, calls)
+			}
+			client.VerifyConnection = func(ConnectionState) error { return errors.New("not this one") }
+			if ends = attestHandshake(t, client, server); ends.clientErr == nil || !strings.Contains(ends.clientErr.Error(), "not this one") {
+				t.Errorf("%v, %v: %v", mode, auth, ends.clientErr)
+			}
+		}
+	}
+}
+
+// TestExchangeCertificate: an exchange authenticates with the certificate of the
+// handshake and no other, and a client whose certificate comes in the exchange is
+// held to ClientCAs.
+func TestExchangeHoldsThePeerToItsCertificate(t *testing.T) {
+	client, server := exchanging(PostHandshake)
+	server.ClientCAs = attestPKI().roots.Clone()
+	ends := attestHandshake(t, client, server)
+	if ends.serverErr != nil || len(ends.server.ConnectionState().VerifiedChains) != 1 {
+		t.Fatalf("%v, %d chains", ends.serverErr, len(ends.server.ConnectionState().VerifiedChains))
+	}
+	client, server = exchanging(PostHandshake)
+	server.Certificates, client.Certificates = []Certificate{attestPKI().server}, []Certificate{attestPKI().server}
+	onlyClientAttests(client, server)
+	ends = attestHandshake(t, client, server)
+	if !errors.Is(ends.serverErr, exportedauth.ErrReflected) {
+		t.Errorf("a client with the server's key: %v", ends.serverErr)
+	}
+	client, server = exchanging(PostHandshake)
+	client.Certificates = []Certificate{selfSigned(t)}
+	ends = attestHandshake(t, client, server)
+	if !errors.Is(ends.serverErr, exportedauth.ErrBadCertificate) {
+		t.Errorf("a client of another CA: %v", ends.serverErr)
+	}
+	if _, ok := ends.client.AlertReceived(); !ok && ends.clientErr == nil {
+		t.Errorf("the client learned nothing: %v", ends.clientErr)
+	}
+	// Another certificate in the exchange than in the handshake.
+	client, server = exchanging(PostHandshake)
+	server.ClientAuth = RequireAndVerifyClientCert
+	onlyClientAttests(client, server)
+	calls := 0
+	client.Certificates = nil
+	client.GetClientCertificate = func(*CertificateRequestInfo) (*Certificate, error) {
+		calls++
+		return new(attestPKI().client), nil
+	}
+	if ends = attestHandshake(t, client, server); ends.serverErr != nil || calls != 1 {
+		t.Errorf("%v; GetClientCertificate was called %d times", ends.serverErr, calls)
+	}
+	client, server = exchanging(PostHandshake)
+	onlyServerAttests(client, server)
+	servers := attestHandshake(t, client, server).client.peerCertificates
+	for _, tt := range []struct {
+		handshake, exchange []*x509.Certificate
+		ok                  bool
+	}{{servers, servers, true}, {servers, ends.server.peerCertificates, false}} {
+		c := &Conn{isClient: true, config: client, peerCertificates: tt.handshake}
+		if err := c.attestVerifyChain(tt.exchange); (err == nil) != tt.ok {
+			t.Errorf("a certificate that is that of the handshake: %v; got %v", tt.ok, err)
+		}
+	}
+}
+
+// TestExchangeTimeout: a peer that says nothing after the handshake is left in time.
+func TestExchangeEndsInTime(t *testing.T) {
+	client, server := exchanging(PostHandshake)
+	onlyServerAttests(client, server)
+	client.Attestation.Carriage = CarriageLeading
+	client.Attestation.AttestTimeout = time.Nanosecond
+	client.Attestation.VerifyTimeout = time.Nanosecond
+	server.Attestation = nil
+	for name, early := range map[string]func() (context.Context, context.CancelFunc){
+		"the context": func() (context.Context, context.CancelFunc) {
+			return context.WithTimeout(context.Background(), 50*time.Millisecond)
+		},
+		"Close": func() (context.Context, context.CancelFunc) {
+			return context.WithCancel(context.Background())
+		},
+	} {
+		c, s := localPipe(t)
+		sc := Server(s, server)
+		shaken := make(chan struct{})
+		go func() {
+			defer close(shaken)
+			sc.Handshake()
+		}()
+		conn := Client(c, client)
+		ctx, cancel := early()
+		ended := make(chan error, 1)
+		go func() { ended <- conn.HandshakeContext(ctx) }()
+		<-shaken
+		if name == "Close" {
+			conn.Close()
+		}
+		if err := <-ended; err == nil {
+			t.Errorf("%s: no error", name)
+		}
+		cancel()
+		hangUp(c)
+		s.Close()
+	}
+}
+
+// TestExchangeBesideAPeerThatDoesNotSpeak: the first byte of a peer that speaks
+// something else ends the handshake.
+func TestExchangeFindsOutAPeerThatDoesNotSpeakIt(t *testing.T) {
+	client, server := exchanging(PostHandshake)
+	onlyServerAttests(client, server)
+	server.Attestation = nil
+	c, s := localPipe(t)
+	go func() {
+		sc := Server(s, server)
+		io.WriteString(sc, "220 mail.example ready\r\n")
+		hangUp(s)
+	}()
+	conn := Client(c, client)
+	err := conn.Handshake()
+	hangUp(c)
+	if !errors.Is(err, exportedauth.ErrUnexpectedMessage) {
+		t.Errorf("%v", err)
+	}
+	if a, ok := conn.AlertSent(); !ok || alert(a) != alertUnexpectedMessage {
+		t.Errorf("alert %v, %v", a, ok)
+	}
+}
+
+// TestExchangeUnderHTTP: net/http moves no byte before the exchange, and needs no
+// more than the Config.
+func TestExchangeUnderHTTP(t *testing.T) {
+	client, server := exchanging(PostHandshake)
+	ln, err := Listen("tcp", "127.0.0.1:0", server)
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "hello") })}
+	go srv.Serve(ln)
+	defer srv.Close()
+	get := func(conf *Config) (string, error) {
+		tr := &http.Transport{DialTLSContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+			return (&Dialer{Config: conf}).DialContext(ctx, network, addr)
+		}}
+		defer tr.CloseIdleConnections()
+		resp, err := (&http.Client{Transport: tr}).Get("https://" + ln.Addr().String())
+		if err != nil {
+			return "", err
+		}
+		defer resp.Body.Close()
+		b, err := io.ReadAll(resp.Body)
+		return string(b), err
+	}
+	if got, err := get(client); err != nil || got != "hello" {
+		t.Errorf("%q, %v", got, err)
+	}
+	bad, _ := exchanging(PostHandshake)
+	bad.Attestation.Verifier = &stubTEE{appraise: func(context.Context, *attestext.Evidence, *attestext.Challenge) (*attestext.Appraisal, error) {
+		return nil, attestext.Errorf(attestext.ErrPolicy, "test", "no")
+	}}
+	if got, err := get(bad); !errors.Is(err, attestext.ErrPolicy) {
+		t.Errorf("%q, %v", got, err)
+	}
+}
+
+func TestExchangeNeedsTLS13AndSendsNoTicket(t *testing.T) {
+	client, server := exchanging(PostHandshake)
+	onlyServerAttests(client, server)
+	client.ClientSessionCache = NewLRUClientSessionCache(1)
+	for range 2 {
+		ends := attestHandshake(t, client, server)
+		cs := ends.client.ConnectionState()
+		if ends.clientErr != nil || cs.DidResume || cs.TicketsReceived != 0 || cs.Version != VersionTLS13 {
+			t.Errorf("%v: %+v", ends.clientErr, cs)
+		}
+	}
+	for _, c := range []*Config{client, server} {
+		old := c.Clone()
+		old.MaxVersion = VersionTLS12
+		pair := [2]*Config{client, server}
+		if c == client {
+			pair[0] = old
+		} else {
+			pair[1] = old
+		}
+		if ends := attestHandshake(t, pair[0], pair[1]); ends.clientErr == nil {
+			t.Error("a handshake of TLS 1.2")
+		}
+	}
+}
+
+// TestQUICExchange: a QUICConn has no mode after the handshake, and says what has.
+func TestQUICHasNoExchange(t *testing.T) {
+	client, server := exchanging(PostHandshake)
+	if _, _, err := attestQUIC(t, client, server); err == nil || !strings.Contains(err.Error(), "exportedauth.Exchange") {
+		t.Errorf("%v", err)
+	}
+	_, server = exchanging(Combined)
+	client.Attestation = nil
+	if _, _, err := attestQUIC(t, client, server); err == nil || !strings.Contains(err.Error(), "exportedauth.Exchange") {
+		t.Errorf("%v", err)
+	}
+}
+
+// selfSigned returns a certificate that no CA of the tests has made.
+func selfSigned(t *testing.T) Certificate {
+	t.Helper()
+	key := newTestKey()
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Unix(1<<33, 0), DNSNames: []string{"other.example"}}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return Certificate{Certificate: [][]byte{der}, PrivateKey: key}
+}

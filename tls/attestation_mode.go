@@ -1,0 +1,144 @@
+package tls
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/attestedtls/atls/attestext"
+)
+
+// An AttestationMode says when a connection attests.
+type AttestationMode int
+
+const (
+	// InHandshake attests in the handshake, as draft-fossati-tls-attestation-08
+	// describes it.
+	InHandshake AttestationMode = iota
+
+	// PostHandshake attests after a handshake of crypto/tls, and before the first
+	// byte of application data: by exported authenticators (RFC 9261) with Evidence
+	// that is bound to the connection's exporter (draft-fossati-seat-expat-03).
+	PostHandshake
+
+	// Combined attests in the handshake and again as PostHandshake does: the first
+	// decides early, and the second covers the keys of the application data.
+	Combined
+)
+
+// String returns the name that the command has for m.
+func (m AttestationMode) String() string {
+	switch m {
+	case InHandshake:
+		return "tls-attest"
+	case PostHandshake:
+		return "post-handshake"
+	case Combined:
+		return "combined"
+	}
+	return fmt.Sprintf("AttestationMode(%d)", int(m))
+}
+
+// An AttestationCarriage says what exported authenticators travel in, which RFC 9261
+// leaves to the application.
+type AttestationCarriage int
+
+const (
+	// CarriageAuto is in handshake records where both ends negotiated it, and else
+	// CarriageLeading.
+	CarriageAuto AttestationCarriage = iota
+
+	// CarriageLeading is application data, ahead of any other: the one that a peer
+	// on crypto/tls of the standard library speaks, with package exportedauth.
+	// Nothing negotiates it, so both ends must be configured for it: one that is not
+	// takes a request for data of its application.
+	CarriageLeading
+)
+
+// String returns the name that the command has for c.
+func (c AttestationCarriage) String() string {
+	switch c {
+	case CarriageAuto:
+		return "auto"
+	case CarriageLeading:
+		return "leading"
+	}
+	return fmt.Sprintf("AttestationCarriage(%d)", int(c))
+}
+
+// inHandshake and afterHandshake report when a attests; a may be nil.
+func (a *AttestationConfig) inHandshake() bool {
+	return a != nil && (a.Mode == InHandshake || a.Mode == Combined)
+}
+
+func (a *AttestationConfig) afterHandshake() bool {
+	return a != nil && (a.Mode == PostHandshake || a.Mode == Combined)
+}
+
+func (a *AttestationConfig) asks() bool    { return a.Verifier != nil || a.ResultsVerifier != nil }
+func (a *AttestationConfig) attests() bool { return a.Attester != nil || a.Results != nil }
+
+// asksAfterHandshake reports whether the peer is asked for an exported
+// authenticator; a may be nil.
+func (a *AttestationConfig) asksAfterHandshake() bool { return a.afterHandshake() && a.asks() }
+
+// needsTLS13 reports whether no version below may be negotiated; a may be nil.
+func (a *AttestationConfig) needsTLS13() bool { return a.requires() || a.afterHandshake() }
+
+// attestValidate reports a mistake in Config.Attestation, which must not be nil.
+func (c *Conn) attestValidate() error {
+	a := c.config.Attestation
+	if c.quic != nil && a.afterHandshake() {
+		return fmt.Errorf("Mode %v on a QUICConn, which has no application data to go ahead of: call exportedauth.Exchange on the first stream, with the ExportKeyingMaterial of ConnectionState", a.Mode)
+	}
+	return a.validate()
+}
+
+// validateMode reports settings that do not go with the mode.
+func (a *AttestationConfig) validateMode() error {
+	switch a.Mode {
+	case InHandshake, PostHandshake, Combined:
+	default:
+		return fmt.Errorf("unknown %v", a.Mode)
+	}
+	switch a.Carriage {
+	case CarriageAuto, CarriageLeading:
+	default:
+		return fmt.Errorf("unknown %v", a.Carriage)
+	}
+	if !a.afterHandshake() {
+		if a.Carriage != CarriageAuto {
+			return fmt.Errorf("Carriage %v is of exported authenticators, and Mode %v has none", a.Carriage, a.Mode)
+		}
+		return nil
+	}
+	only := func(kinds []attestext.CredentialKind) bool {
+		return slices.Contains(kinds, attestext.AttestationOnly)
+	}
+	switch {
+	case !a.asks() && !a.attests():
+		return fmt.Errorf("Mode %v, and this end neither attests nor asks for attestation: set an Attester, a Verifier or their like", a.Mode)
+	case a.Attester != nil && a.Results != nil:
+		return fmt.Errorf("both Attester and Results in Mode %v: an exported authenticator cannot say which model is wanted", a.Mode)
+	case a.Verifier != nil && a.ResultsVerifier != nil:
+		return fmt.Errorf("both Verifier and ResultsVerifier in Mode %v: an exported authenticator cannot say which model is wanted", a.Mode)
+	case only(a.Credentials) || only(a.PeerCredentials):
+		return fmt.Errorf("attestation-only in Mode %v: an exported authenticator has a certificate", a.Mode)
+	case a.AttestedKey != nil || a.PeerAttestedKey:
+		return fmt.Errorf("AttestedKey or PeerAttestedKey in Mode %v: the binding of an exported authenticator covers the certificate's key", a.Mode)
+	case a.requests() && a.Carriage == CarriageLeading:
+		return fmt.Errorf("RequestAttestation with Carriage %v: nothing tells a peer that does not attest from one that does", a.Carriage)
+	}
+	if a.Mode == PostHandshake {
+		switch {
+		case a.Binding != attestext.BindingHardened || a.PeerBinding != attestext.BindingHardened:
+			return errors.New("Binding or PeerBinding in Mode post-handshake: its binding is that of draft-fossati-seat-expat, leave them zero")
+		case a.NonceSize != 0:
+			return errors.New("NonceSize in Mode post-handshake: its requests have a context of 32 bytes")
+		}
+	}
+	return nil
+}
+
+// requests reports whether a peer is asked and need not attest.
+func (a *AttestationConfig) requests() bool { return a.asks() && a.Peer == RequestAttestation }
