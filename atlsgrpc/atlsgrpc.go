@@ -1,0 +1,196 @@
+// Package atlsgrpc is gRPC over attested connections: transport credentials for
+// both ends, with what the peer attested in the AuthInfo.
+//
+//	conn, err := grpc.NewClient(addr, grpc.WithTransportCredentials(clientCredentials))
+//	server := grpc.NewServer(grpc.Creds(serverCredentials))
+//
+// Start with [NewClient] and [NewServer]. A handler calls [FromContext] for what its
+// client attested, a client [FromPeer] with what grpc.Peer filled in.
+package atlsgrpc
+
+import (
+	"context"
+	stdtls "crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"time"
+
+	"github.com/attestedtls/atls/attestext"
+	"github.com/attestedtls/atls/tls"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/peer"
+	"google.golang.org/grpc/status"
+)
+
+// serverTimeout bounds a handshake on a server. On a client gRPC does.
+const serverTimeout = 30 * time.Second
+
+// An AuthInfo is what gRPC hands out about a connection.
+type AuthInfo struct {
+	credentials.CommonAuthInfo
+
+	// State is the standard library's, without what was attested.
+	State stdtls.ConnectionState
+
+	// Conn is the connection. Its bytes are gRPC's; it is there for its
+	// ConnectionState.
+	Conn *tls.Conn
+}
+
+// AuthType returns "atls".
+func (AuthInfo) AuthType() string { return "atls" }
+
+// Attestation returns what the peer attested, as it stands now, or nil if it did not.
+func (i AuthInfo) Attestation() *attestext.Result { return i.Conn.ConnectionState().PeerAttestation }
+
+// ValidateAuthority reports whether authority, a name with or without a port, may be
+// asked for over the connection: whether the server's certificate is for it. Without a
+// certificate it is an error.
+func (i AuthInfo) ValidateAuthority(authority string) error {
+	if len(i.State.PeerCertificates) == 0 {
+		return errors.New("atlsgrpc: the peer has no certificate that names an authority")
+	}
+	return i.State.PeerCertificates[0].VerifyHostname(hostOf(authority))
+}
+
+// FromPeer returns what p attested, or nil if it did not or is not of this package.
+// p may be nil.
+func FromPeer(p *peer.Peer) *attestext.Result {
+	if p == nil {
+		return nil
+	}
+	info, ok := p.AuthInfo.(AuthInfo)
+	if !ok {
+		return nil
+	}
+	return info.Attestation()
+}
+
+// FromContext returns what the client of an RPC attested; ctx is the handler's.
+func FromContext(ctx context.Context) *attestext.Result {
+	p, _ := peer.FromContext(ctx)
+	return FromPeer(p)
+}
+
+// NewClient returns credentials for grpc.WithTransportCredentials. config is cloned;
+// without a ServerName each connection has that of the channel's authority. Its
+// NextProtos are replaced by "h2", which gRPC is spoken over.
+func NewClient(config *tls.Config) (credentials.TransportCredentials, error) {
+	return newCredentials(config)
+}
+
+// NewServer returns credentials for grpc.Creds. config is cloned, and its NextProtos
+// are replaced as in [NewClient].
+func NewServer(config *tls.Config) (credentials.TransportCredentials, error) {
+	return newCredentials(config)
+}
+
+func newCredentials(config *tls.Config) (credentials.TransportCredentials, error) {
+	if config == nil {
+		return nil, errors.New("atlsgrpc: there is no tls.Config")
+	}
+	config = config.Clone()
+	config.NextProtos = []string{"h2"}
+	return &transport{config}, nil
+}
+
+// transport is the credentials of either end.
+type transport struct{ config *tls.Config }
+
+func (t *transport) ClientHandshake(ctx context.Context, authority string, raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	config := t.config
+	if config.ServerName == "" {
+		config = config.Clone()
+		config.ServerName = hostOf(authority)
+	}
+	return handshake(ctx, raw, tls.Client(raw, config))
+}
+
+func (t *transport) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), serverTimeout)
+	defer cancel()
+	return handshake(ctx, raw, tls.Server(raw, t.config))
+}
+
+func handshake(ctx context.Context, raw net.Conn, conn *tls.Conn) (net.Conn, credentials.AuthInfo, error) {
+	if err := conn.HandshakeContext(ctx); err != nil {
+		raw.Close()
+		return nil, nil, err
+	}
+	cs := conn.ConnectionState()
+	if cs.NegotiatedProtocol != "h2" {
+		conn.Close()
+		return nil, nil, errors.New("atlsgrpc: the peer did not negotiate HTTP/2 by ALPN")
+	}
+	return conn, AuthInfo{
+		CommonAuthInfo: credentials.CommonAuthInfo{SecurityLevel: credentials.PrivacyAndIntegrity},
+		State:          cs.Std(),
+		Conn:           conn,
+	}, nil
+}
+
+// hostOf returns a name without its port.
+func hostOf(authority string) string {
+	if host, _, err := net.SplitHostPort(authority); err == nil {
+		return host
+	}
+	return authority
+}
+
+func (t *transport) Info() credentials.ProtocolInfo {
+	return credentials.ProtocolInfo{SecurityProtocol: "tls", SecurityVersion: "1.3", ServerName: t.config.ServerName}
+}
+
+func (t *transport) Clone() credentials.TransportCredentials { return &transport{t.config.Clone()} }
+
+// OverrideServerName is deprecated by gRPC: set ServerName in the Config.
+func (t *transport) OverrideServerName(name string) error {
+	t.config.ServerName = name
+	return nil
+}
+
+// Require returns interceptors that let an RPC through if its client has attested and
+// each of accept returns nil. Otherwise it ends with PermissionDenied, which does not
+// say why. methods, full names such as "/grpc.health.v1.Health/Check", are those that
+// it is demanded of; without any it is of all.
+func Require(methods []string, accept ...func(*attestext.Result) error) (grpc.UnaryServerInterceptor, grpc.StreamServerInterceptor) {
+	methods = slices.Clone(methods)
+	check := func(ctx context.Context, method string) error {
+		if len(methods) > 0 && !slices.Contains(methods, method) {
+			return nil
+		}
+		if err := demand(FromContext(ctx), accept); err != nil {
+			return status.Error(codes.PermissionDenied, "attestation required")
+		}
+		return nil
+	}
+	unary := func(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+		if err := check(ctx, info.FullMethod); err != nil {
+			return nil, err
+		}
+		return handler(ctx, req)
+	}
+	stream := func(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
+		if err := check(ss.Context(), info.FullMethod); err != nil {
+			return err
+		}
+		return handler(srv, ss)
+	}
+	return unary, stream
+}
+
+func demand(peer *attestext.Result, accept []func(*attestext.Result) error) error {
+	if !peer.Valid() {
+		return errors.New("the client has not attested")
+	}
+	for _, f := range accept {
+		if err := f(peer); err != nil {
+			return fmt.Errorf("the client's attestation: %w", err)
+		}
+	}
+	return nil
+}
