@@ -261,10 +261,7 @@ func (s *submission) wrap(b []byte) {
 
 // run opens a session, hands the Evidence over and returns the result.
 func (c *Client) run(ctx context.Context, s *submission) ([]byte, error) {
-	u := *c.base
-	u.Path += newSessionPath
-	u.RawQuery = url.Values{"nonce": {nonceText(s.nonce)}}.Encode()
-	a, err := c.do(ctx, http.MethodPost, &u, "", nil, http.StatusCreated)
+	a, location, err := c.open(ctx, url.Values{"nonce": {nonceText(s.nonce)}})
 	if err != nil {
 		return nil, err
 	}
@@ -272,14 +269,30 @@ func (c *Client) run(ctx context.Context, s *submission) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	return c.submit(ctx, s, opened, location)
+}
+
+// open opens a session as the query says, and returns the answer and the address of
+// the session.
+func (c *Client) open(ctx context.Context, query url.Values) (*answer, *url.URL, error) {
+	u := *c.base
+	u.Path += newSessionPath
+	u.RawQuery = query.Encode()
+	a, err := c.do(ctx, http.MethodPost, &u, "", nil, http.StatusCreated)
+	if err != nil {
+		return nil, nil, err
+	}
+	location, err := a.location(&u)
+	return a, location, err
+}
+
+// submit hands the Evidence over to a session that is open and returns the result.
+func (c *Client) submit(ctx context.Context, s *submission, opened *session, location *url.URL) ([]byte, error) {
 	if err := s.acceptable(opened.accept); err != nil {
 		return nil, err
 	}
-	location, err := a.location(&u)
+	a, err := c.do(ctx, http.MethodPost, location, s.mediaType, s.body, http.StatusOK, http.StatusAccepted)
 	if err != nil {
-		return nil, err
-	}
-	if a, err = c.do(ctx, http.MethodPost, location, s.mediaType, s.body, http.StatusOK, http.StatusAccepted); err != nil {
 		return nil, err
 	}
 	for polls, pause := 0, minWait; ; polls, pause = polls+1, min(2*pause, maxWait) {
@@ -390,15 +403,21 @@ func (c *Client) do(ctx context.Context, method string, u *url.URL, contentType 
 
 // session returns the session in a, which must be the one with that nonce.
 func (a *answer) session(nonce []byte) (*session, error) {
+	s, err := a.anySession()
+	if err == nil && !binding.Equal(s.nonce, nonce) {
+		return nil, fmt.Errorf("the service answers %s with a session of another nonce", a.what)
+	}
+	return s, err
+}
+
+// anySession returns the session in a.
+func (a *answer) anySession() (*session, error) {
 	if !isType(a.contentType, sessionType) {
 		return nil, fmt.Errorf("the service answers %s with the content type %.64q, want %s", a.what, a.contentType, sessionType)
 	}
 	s, err := parseSession(a.body)
 	if err != nil {
 		return nil, fmt.Errorf("the service's answer to %s cannot be read: %w", a.what, err)
-	}
-	if !binding.Equal(s.nonce, nonce) {
-		return nil, fmt.Errorf("the service answers %s with a session of another nonce", a.what)
 	}
 	return s, nil
 }

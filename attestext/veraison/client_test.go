@@ -147,6 +147,9 @@ func (f *fake) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	f.seen = append(f.seen, what)
 	if what == "open" {
 		f.nonce = r.URL.Query().Get("nonce")
+		if r.URL.Query().Get("nonceSize") == "32" {
+			f.nonce = base64.URLEncoding.EncodeToString(bytes.Repeat([]byte{7}, 32))
+		}
 	}
 	if h := f.hooks[what]; h != nil {
 		h(w, r)

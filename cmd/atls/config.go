@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"crypto"
 	"crypto/ecdsa"
@@ -18,6 +19,7 @@ import (
 	"github.com/attestedtls/atls/attestext"
 	"github.com/attestedtls/atls/attestext/attester"
 	"github.com/attestedtls/atls/attestext/configfs"
+	"github.com/attestedtls/atls/attestext/ear"
 	"github.com/attestedtls/atls/attestext/execplugin"
 	"github.com/attestedtls/atls/attestext/policy"
 	"github.com/attestedtls/atls/attestext/results"
@@ -35,6 +37,7 @@ type setup struct {
 	plugins []*execplugin.Command
 
 	queue *scheduler.Scheduler // before the attester, if there is one
+	fresh *refresher           // of --refresh-from
 	local *verifier.Local      // of --verify local
 }
 
@@ -154,10 +157,23 @@ func (f *connFlags) attestation(s *setup) error {
 	if f.peer == "request" {
 		a.Peer = tls.RequestAttestation
 	}
+	a.PeerAttestedKey = f.peerAttestedKey
+	switch {
+	case f.attest == "":
+	case f.kind() == attestext.AttestationOnly && f.key != "":
+		a.AttestedKey, err = readKey("key", f.key)
+	case f.attestedKey == "new":
+		a.AttestedKey, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	case f.attestedKey != "":
+		a.AttestedKey, err = readKey("attested-key", f.attestedKey)
+	}
+	if err != nil {
+		return err
+	}
 	if path, ok := strings.CutPrefix(f.attest, "results:"); ok {
-		a.Results, err = f.resultsHolder(path)
+		a.Results, err = f.resultsHolder(s, a, path)
 	} else {
-		a.Attester, err = f.attester(s, formats)
+		a.Attester, err = f.attester(s, f.attest, formats)
 		if err == nil && f.quotes.wanted(f.attest) {
 			s.queue, err = f.quotes.queue(a.Attester)
 			a.Attester = s.queue
@@ -170,19 +186,6 @@ func (f *connFlags) attestation(s *setup) error {
 		a.ResultsVerifier, err = f.resultsVerifier()
 	} else {
 		a.Verifier, err = f.verifier(s, formats)
-	}
-	if err != nil {
-		return err
-	}
-	a.PeerAttestedKey = f.peerAttestedKey
-	switch {
-	case f.attest == "":
-	case f.kind() == attestext.AttestationOnly && f.key != "":
-		a.AttestedKey, err = readKey("key", f.key)
-	case f.attestedKey == "new":
-		a.AttestedKey, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	case f.attestedKey != "":
-		a.AttestedKey, err = readKey("attested-key", f.attestedKey)
 	}
 	if err != nil {
 		return err
@@ -201,17 +204,17 @@ func (f *connFlags) attestation(s *setup) error {
 }
 
 // attester returns what --attest names, or nil.
-func (f *connFlags) attester(s *setup, formats []attestext.EvidenceFormat) (attestext.Attester, error) {
+func (f *connFlags) attester(s *setup, name string, formats []attestext.EvidenceFormat) (attestext.Attester, error) {
 	const hint = "it can be softtee:tdx, softtee:snp, configfs, exec:COMMAND or results:FILE"
-	scheme, rest, _ := strings.Cut(f.attest, ":")
+	scheme, rest, _ := strings.Cut(name, ":")
 	switch {
-	case f.attest == "":
+	case name == "":
 		return nil, nil
-	case f.attest == "softtee:tdx":
+	case name == "softtee:tdx":
 		return f.quoting(softtee.NewTDX(nil), formats)
-	case f.attest == "softtee:snp":
+	case name == "softtee:snp":
 		return f.quoting(softtee.NewSNP(nil), formats)
-	case f.attest == "configfs":
+	case name == "configfs":
 		q, err := configfs.New()
 		if err != nil {
 			return nil, usagef("softtee:tdx and softtee:snp need no TEE, and prove nothing", "--attest configfs: %w", err)
@@ -224,7 +227,7 @@ func (f *connFlags) attester(s *setup, formats []attestext.EvidenceFormat) (atte
 		}
 		return c, nil
 	}
-	return nil, usagef(hint, "--attest cannot be %q", f.attest)
+	return nil, usagef(hint, "--attest cannot be %q", name)
 }
 
 // quoting returns an attester on q, narrowed to formats if there are some.
@@ -290,7 +293,14 @@ func (f *connFlags) identities() []attestext.VerifierIdentity {
 
 // resultsHolder returns a holder of the results in a file, which is read again when
 // it changes.
-func (f *connFlags) resultsHolder(path string) (attestext.ResultsHolder, error) {
+func (f *connFlags) resultsHolder(s *setup, a *tls.AttestationConfig, path string) (attestext.ResultsHolder, error) {
+	if f.refreshFrom != "" {
+		r, err := f.newRefresher(s, a, path)
+		if err != nil {
+			return nil, err
+		}
+		return r.start(s)
+	}
 	if _, err := readFile("attest", path); err != nil {
 		return nil, err
 	}
@@ -304,6 +314,17 @@ func (f *connFlags) resultsHolder(path string) (attestext.ResultsHolder, error) 
 	return &someResults{h, f.identities()}, nil
 }
 
+// parseTrust reads what results.ParseTrust does, or the key of the one verifier as
+// atls verifier prints it, a JWK.
+func parseTrust(b []byte, ids []attestext.VerifierIdentity) ([]results.Trust, error) {
+	if len(ids) == 1 {
+		if key, err := ear.ParseJWK(bytes.TrimSpace(b)); err == nil {
+			return []results.Trust{{ID: ids[0], Keys: []crypto.PublicKey{key}}}, nil
+		}
+	}
+	return results.ParseTrust(b, ids)
+}
+
 // resultsVerifier returns a verifier of results by those whom --trust-roots and
 // --verifier-id name.
 func (f *connFlags) resultsVerifier() (attestext.ResultsVerifier, error) {
@@ -311,7 +332,7 @@ func (f *connFlags) resultsVerifier() (attestext.ResultsVerifier, error) {
 	if err != nil {
 		return nil, err
 	}
-	trust, err := results.ParseTrust(b, f.identities())
+	trust, err := parseTrust(b, f.identities())
 	if err != nil {
 		return nil, &malformedError{fmt.Errorf("--trust-roots: %w", err)}
 	}

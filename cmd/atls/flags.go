@@ -48,6 +48,12 @@ Flags:
     --verify HOW                have the peer attest, and appraise it: local, exec:COMMAND,
                                 veraison:URL, which asks an appraisal service, or
                                 results, which asks for such a result (passport)
+    --refresh-from URL          with --attest results:FILE, have the appraisal service at URL
+                                make the results: the first if there is none in FILE, and
+                                another one before it expires. FILE is written. If that
+                                fails, the old result serves until it expires, and no longer
+    --refresh-with TEE          what makes the evidence for it, as --attest names it. The
+                                identity of the service is the one --verifier-id, or URL
     --verifier-id ID            with results: whose to present or to trust; repeatable, in
                                 order of preference. The default is all in the file
     --peer POLICY               require (default) or request evidence; with --verify
@@ -60,8 +66,8 @@ Flags:
     --trust-roots FILE          roots of the peer's TEE in PEM (default Intel's and
                                 AMD's). One file may hold those of both; a TEE that
                                 has none in it is not trusted. With --verify results the
-                                keys of verifiers, in JSON, or in PEM with one
-                                --verifier-id; with --verify veraison the service's
+                                keys of verifiers, in JSON, or in PEM or as a JWK
+                                with one --verifier-id; with --verify veraison the service's
                                 key, in PEM or as a JWK (default its own word)
     --collateral FILE           what the TEE's manufacturer says of its platforms, JSON.
                                 What is AMD's is in the member "snp"
@@ -89,8 +95,11 @@ type connFlags struct {
 	timeout                        time.Duration
 	once, json                     bool
 
-	// Those of serve alone.
+	refreshFrom, refreshWith string
+
+	// Those of serve alone, and where it says what goes wrong meanwhile.
 	quotes quoteFlags
+	stderr *lineWriter
 }
 
 // newFlagSet returns a set that says nothing by itself.
@@ -148,6 +157,8 @@ func (f *connFlags) register(fs *flag.FlagSet) {
 	fs.BoolVar(&f.peerAttestedKey, "peer-attested-key", false, "")
 	fs.StringVar(&f.binding, "binding", "hardened", "")
 	fs.StringVar(&f.attest, "attest", "", "")
+	fs.StringVar(&f.refreshFrom, "refresh-from", "", "")
+	fs.StringVar(&f.refreshWith, "refresh-with", "", "")
 	fs.StringVar(&f.verify, "verify", "", "")
 	fs.StringVar(&f.peer, "peer", "", "")
 	fs.Func("evidence-type", "", appendTo(&f.evidenceTypes))
@@ -218,6 +229,12 @@ func (f *connFlags) check() error {
 		return usagef("", "--verifier-id is for --attest results:FILE and --verify results")
 	case len(f.evidenceTypes) > 0 && f.attest == "" && f.verify == "":
 		return usagef("", "--evidence-type has no effect without --attest or --verify")
+	case (f.refreshFrom == "") != (f.refreshWith == ""):
+		return usagef("for example --refresh-from https://veraison.example:8443 --refresh-with configfs", "--refresh-from and --refresh-with go together")
+	case f.refreshFrom != "" && !strings.HasPrefix(f.attest, "results:"):
+		return usagef("", "--refresh-from is for --attest results:FILE")
+	case f.refreshFrom != "" && f.verify != "results" && len(f.verifierIDs) > 1:
+		return usagef("", "--refresh-from asks one service, and there are %d --verifier-id", len(f.verifierIDs))
 	case f.quotes.set() && (f.attest == "" || strings.HasPrefix(f.attest, "results:")):
 		return usagef("", "--quote-rate and --quote-queue are for --attest of a TEE")
 	case f.timeout <= 0:

@@ -71,6 +71,8 @@ func runServe(ctx context.Context, env *environment, args []string) error {
 		return err
 	}
 	started := time.Now()
+	stdout, stderr := &lineWriter{w: env.stdout}, &lineWriter{w: env.stderr}
+	f.stderr = stderr
 	setup, err := f.setup(true)
 	if err != nil {
 		return err
@@ -80,7 +82,7 @@ func runServe(ctx context.Context, env *environment, args []string) error {
 	if err != nil {
 		return err
 	}
-	s := &server{flags: &f, setup: setup, http: *asHTTP, stdout: &lineWriter{w: env.stdout}, stderr: &lineWriter{w: env.stderr}}
+	s := &server{flags: &f, setup: setup, http: *asHTTP, stdout: stdout, stderr: stderr}
 	s.env = &environment{nil, s.stdout, s.stderr}
 	announce := s.stdout
 	if f.json {
