@@ -7,6 +7,7 @@ require (
 	github.com/google/go-configfs-tsm v0.3.3
 	github.com/google/go-sev-guest v0.15.0
 	github.com/google/go-tdx-guest v0.3.1
+	github.com/google/go-tpm v0.9.8
 	github.com/lestrrat-go/jwx/v2 v2.1.7
 	github.com/veraison/cmw v0.2.0
 	github.com/veraison/ear v1.1.2

@@ -229,12 +229,14 @@ func (t EvidenceType) String() string { return t.Kind.String() + " " + t.Format.
 type VerifierIdentity string
 
 // MayBeReport reports whether Evidence of format f may be a raw TEE report, which
-// carries a challenge in REPORTDATA: 64 bytes, where other formats need 32.
+// carries a challenge in REPORTDATA: 64 bytes, where other formats need 32. A TPM
+// quote counts, although what it carries is the hash of them.
 func (f EvidenceFormat) MayBeReport() bool {
 	if f.IsAny() {
 		return true
 	}
 	t, _, _ := strings.Cut(f.MediaType, ";")
 	return isType(t, "application/vnd.veraison.tsm-report+cbor",
-		"application/vnd.veraison.tsm-report+json", "application/vnd.veraison.configfs-tsm+json")
+		"application/vnd.veraison.tsm-report+json", "application/vnd.veraison.configfs-tsm+json",
+		"application/x.attestedtls.tpm-quote+cbor")
 }

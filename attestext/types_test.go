@@ -54,3 +54,9 @@ func TestFormatsPrintNoControlCharacters(t *testing.T) {
 		}
 	}
 }
+
+func TestTPMQuoteMayBeAReport(t *testing.T) {
+	if f := (EvidenceFormat{MediaType: "application/x.attestedtls.tpm-quote+cbor"}); !f.MayBeReport() {
+		t.Errorf("%v carries a hash of report data", f)
+	}
+}

@@ -29,7 +29,18 @@ type Quoter interface {
 	Report(ctx context.Context, reportData [attestext.ReportDataSize]byte) (*tsm.Report, error)
 }
 
-// Attester implements [attestext.Attester] on a [Quoter].
+// A Source makes evidence that is bound by 64 bytes, in formats of its own. It is
+// called concurrently.
+type Source interface {
+	// Formats lists what Record can make, the preferred one first. There is at least
+	// one, and it is the same list each time.
+	Formats() []attestext.EvidenceFormat
+	// Record returns evidence in one of Formats that is bound to reportData. It should
+	// return when ctx is done.
+	Record(ctx context.Context, f attestext.EvidenceFormat, reportData [attestext.ReportDataSize]byte) (*cmw.Record, error)
+}
+
+// Attester implements [attestext.Attester] on a [Quoter] or a [Source].
 //
 // Beside a certificate, its Evidence is the report itself, whose quote carries
 // [attestext.Challenge.ReportData]. In place of a certificate, where the quote
@@ -37,7 +48,7 @@ type Quoter interface {
 // its Evidence is a bundle of draft-bft-rats-kat-06: a quote over a key that the
 // Attester holds, and a token by that key for the challenge and the TLS key.
 type Attester struct {
-	quoter Quoter
+	source Source
 	kak    crypto.Signer
 }
 
@@ -45,12 +56,16 @@ var _ attestext.Attester = (*Attester)(nil)
 
 // New returns an Attester on q. It makes a key attestation key, which lives as
 // long as the Attester and never leaves it.
-func New(q Quoter) *Attester {
+func New(q Quoter) *Attester { return NewSource(reports{q}) }
+
+// NewSource is like New for evidence that is not a report of configfs-tsm. What is said
+// of a report above is then true of the evidence that s makes.
+func NewSource(s Source) *Attester {
 	kak, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		panic("attester: " + err.Error()) // crypto/rand does not fail
 	}
-	return &Attester{q, kak}
+	return &Attester{s, kak}
 }
 
 // Formats returns the formats of a report, in CBOR and in JSON, and that of a
@@ -59,7 +74,7 @@ func (a *Attester) Formats(kind attestext.CredentialKind) []attestext.EvidenceFo
 	if kind == attestext.AttestationOnly {
 		return []attestext.EvidenceFormat{eat.BundleFormat}
 	}
-	return []attestext.EvidenceFormat{tsm.FormatCBOR, tsm.FormatJSON, eat.BundleFormat}
+	return append(slices.Clone(a.source.Formats()), eat.BundleFormat)
 }
 
 // Attest returns Evidence of the type that req names as an encoded CMW: a record
@@ -74,10 +89,10 @@ func (a *Attester) Attest(ctx context.Context, req *attestext.AttestRequest) ([]
 	bundle := req.Type.Kind == attestext.AttestationOnly
 	switch {
 	case f.Equal(eat.BundleFormat):
-		f, bundle = tsm.FormatCBOR, true
+		f, bundle = a.source.Formats()[0], true
 	case f.IsAny():
-		f = tsm.FormatCBOR
-	case !slices.ContainsFunc([]attestext.EvidenceFormat{tsm.FormatCBOR, tsm.FormatJSON}, f.Equal):
+		f = a.source.Formats()[0]
+	case !slices.ContainsFunc(a.source.Formats(), f.Equal):
 		return nil, attestext.Errorf(attestext.ErrWrongType, op, "cannot make %v", f)
 	}
 	b, err := a.attest(ctx, f, bundle, req.Challenge)
@@ -98,7 +113,7 @@ func (a *Attester) attest(ctx context.Context, f attestext.EvidenceFormat, bundl
 	if err != nil {
 		return nil, err
 	}
-	r, err := a.record(ctx, f, reportData)
+	r, err := a.source.Record(ctx, f, reportData)
 	if err != nil {
 		return nil, err
 	}
@@ -129,15 +144,22 @@ func (a *Attester) bundle(ctx context.Context, f attestext.EvidenceFormat, c *at
 	var reportData [attestext.ReportDataSize]byte
 	hash := eat.HashKAK(kakPub)
 	copy(reportData[:], hash[:])
-	pat, err := a.record(ctx, f, reportData)
+	pat, err := a.source.Record(ctx, f, reportData)
 	if err != nil {
 		return nil, err
 	}
 	return eat.EncodeBundle(kat, *pat)
 }
 
-func (a *Attester) record(ctx context.Context, f attestext.EvidenceFormat, reportData [attestext.ReportDataSize]byte) (*cmw.Record, error) {
-	report, err := a.quoter.Report(ctx, reportData)
+// reports is the Source that a Quoter is.
+type reports struct{ quoter Quoter }
+
+func (r reports) Formats() []attestext.EvidenceFormat {
+	return []attestext.EvidenceFormat{tsm.FormatCBOR, tsm.FormatJSON}
+}
+
+func (r reports) Record(ctx context.Context, f attestext.EvidenceFormat, reportData [attestext.ReportDataSize]byte) (*cmw.Record, error) {
+	report, err := r.quoter.Report(ctx, reportData)
 	if err != nil {
 		return nil, err
 	}

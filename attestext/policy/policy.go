@@ -4,7 +4,7 @@
 // each claim.
 //
 // It parses no evidence and verifies none: its inputs are results of verification
-// (see [TDX] and [SNP]), and it imports no package that reads evidence.
+// (see [TDX], [SNP] and [TPM]), and it imports no package that reads evidence.
 package policy
 
 import (
@@ -88,6 +88,7 @@ func (d *Decision) Err() error {
 type Policy struct {
 	TDX *TDXPolicy `json:"tdx,omitempty"`
 	SNP *SNPPolicy `json:"snp,omitempty"`
+	TPM *TPMPolicy `json:"tpm,omitempty"`
 }
 
 // A TDXPolicy says which trust domains are acceptable. A list that is nil is not
@@ -221,6 +222,11 @@ const MaxSize = 1 << 20
 //	    "allow_migration_agent": BOOL,
 //	    "insecure_allow_debug": BOOL,
 //	    "insecure_skip_collateral": BOOL
+//	  },
+//	  "tpm": {
+//	    "pcrs": {"sha256": {"0": [HEX…] … "23": [HEX…]}, "sha384": {…}, "sha512": {…}},
+//	    "firmware_versions": [HEX…], "reset_count": NUMBER,
+//	    "ek_ids": [HEX…]
 //	  }
 //	}
 //
@@ -235,7 +241,7 @@ func Parse(data []byte) (*Policy, error) {
 	if err := strictjson.Unmarshal(data, &p); err != nil {
 		return nil, fmt.Errorf("parse policy: %w", err)
 	}
-	if p.TDX == nil && p.SNP == nil {
+	if p.TDX == nil && p.SNP == nil && p.TPM == nil {
 		return nil, errors.New("parse policy: no section, such as \"tdx\" or \"snp\"")
 	}
 	if p.TDX != nil {
@@ -245,6 +251,11 @@ func Parse(data []byte) (*Policy, error) {
 	}
 	if p.SNP != nil {
 		if err := p.SNP.check(); err != nil {
+			return nil, fmt.Errorf("parse policy: %w", err)
+		}
+	}
+	if p.TPM != nil {
+		if err := p.TPM.check(); err != nil {
 			return nil, fmt.Errorf("parse policy: %w", err)
 		}
 	}

@@ -43,7 +43,8 @@ func TestPolicyReadsNoEvidence(t *testing.T) {
 	}
 	for dep := range strings.Lines(string(out)) {
 		if strings.Contains(dep, "go-tdx-guest") || strings.Contains(dep, "go-sev-guest") ||
-			strings.Contains(dep, "attestext/tdx") || strings.Contains(dep, "attestext/sevsnp") || strings.Contains(dep, "attestext/cmw") {
+			strings.Contains(dep, "attestext/tdx") || strings.Contains(dep, "attestext/sevsnp") || strings.Contains(dep, "attestext/cmw") ||
+			strings.Contains(dep, "go-tpm") || strings.Contains(dep, "attestext/tpm") {
 			t.Errorf("imports %s", strings.TrimSpace(dep))
 		}
 	}

@@ -12,19 +12,28 @@ import (
 	"github.com/attestedtls/atls/attestext/internal/strictjson"
 	"github.com/attestedtls/atls/attestext/sevsnp"
 	"github.com/attestedtls/atls/attestext/tdx"
+	"github.com/attestedtls/atls/attestext/tpm"
 )
 
 // SetRoots sets the roots of l out of PEM. Certificates with the names of AMD's
 // PKI (ARK-Milan, and SEV-Milan and the like below it) are for SEV-SNP, and
-// all others for TDX. A TEE that has no certificate among them is not trusted at
-// all: its roots come out empty, and not as nil.
+// all others for TDX. Blocks of the types that [tpm.Trust] reads are for TPMs. A TEE
+// that has nothing among them is not trusted at all: its roots come out empty, and
+// not as nil.
 func (l *Local) SetRoots(data []byte) error {
 	intel, n := x509.NewCertPool(), 0
 	var amd []*x509.Certificate
+	tpms := &tpm.Trust{}
 	for rest := data; ; {
 		var block *pem.Block
 		if block, rest = pem.Decode(rest); block == nil {
 			break
+		}
+		if block.Type == tpm.PEMRoot || block.Type == tpm.PEMKey {
+			if err := tpms.AddPEM(block); err != nil {
+				return fmt.Errorf("parse trusted roots: %w", err)
+			}
+			n++
 		}
 		if block.Type != "CERTIFICATE" {
 			continue
@@ -40,13 +49,16 @@ func (l *Local) SetRoots(data []byte) error {
 		}
 	}
 	if n == 0 {
-		return errors.New("parse trusted roots: no certificate")
+		return errors.New("parse trusted roots: no certificate and no key")
 	}
 	roots, err := sevsnp.NewRoots(amd...)
 	if err != nil {
 		return fmt.Errorf("parse trusted roots: %w", err)
 	}
-	l.TDXRoots, l.SNPRoots = intel, roots
+	l.TDXRoots, l.SNPRoots, l.TPM = intel, roots, nil
+	if !tpms.Empty() {
+		l.TPM = tpms
+	}
 	return nil
 }
 

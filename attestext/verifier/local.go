@@ -17,12 +17,14 @@ import (
 	"github.com/attestedtls/atls/attestext/policy"
 	"github.com/attestedtls/atls/attestext/sevsnp"
 	"github.com/attestedtls/atls/attestext/tdx"
+	"github.com/attestedtls/atls/attestext/tpm"
 	"github.com/attestedtls/atls/attestext/tsm"
 )
 
 // Local is an [attestext.Verifier] that appraises in this process and never goes
 // to the network. It reads TSM reports with TDX quotes or SEV-SNP reports, by
-// themselves or as the platform's part of a bundle of draft-bft-rats-kat-06.
+// themselves or as the platform's part of a bundle of draft-bft-rats-kat-06, and TPM
+// quotes in the same places.
 //
 // The zero value trusts Intel's root and AMD's and refuses what has no collateral,
 // which only SEV-SNP reports bring along, as a revocation list. The fields must
@@ -35,6 +37,10 @@ type Local struct {
 	// does not mean somebody else as well. Empty ones are an error.
 	TDXRoots *x509.CertPool
 	SNPRoots *sevsnp.Roots
+
+	// TPM says which attestation keys of TPMs are trusted. nil is none: no root vouches
+	// for all TPMs. Where it is set, the roots above that are nil trust nothing.
+	TPM *tpm.Trust
 
 	// TDXCollateral says which TDX platforms are current. nil refuses TDX quotes,
 	// unless Policy has InsecureSkipCollateral.
@@ -63,17 +69,21 @@ var _ attestext.Verifier = (*Local)(nil)
 const opAppraise = "appraise evidence"
 
 // Formats lists what Appraise reads: a TSM report in CBOR, in JSON and under its
-// older name, and a bundle, which alone can stand in place of a certificate.
+// older name, a TPM quote where keys of TPMs are trusted, and a bundle, which alone
+// can stand in place of a certificate.
 func (l *Local) Formats(kind attestext.CredentialKind) []attestext.EvidenceFormat {
 	if kind == attestext.AttestationOnly {
 		return []attestext.EvidenceFormat{eat.BundleFormat}
 	}
-	return []attestext.EvidenceFormat{
+	formats := []attestext.EvidenceFormat{
 		tsm.FormatCBOR,
 		tsm.FormatJSON,
 		{MediaType: tsm.MediaTypeConfigfsJSON},
-		eat.BundleFormat,
 	}
+	if !l.TPM.Empty() {
+		formats = append(formats, tpm.Format)
+	}
+	return append(formats, eat.BundleFormat)
 }
 
 // Appraise appraises ev as the Attester of this module makes it.
@@ -87,7 +97,7 @@ func (l *Local) Formats(kind attestext.CredentialKind) []attestext.EvidenceForma
 //
 // The classes of errors are those of the packages underneath:
 // [attestext.ErrMalformed] and [attestext.ErrWrongType] for the wrapper, those of
-// [tdx.Verify] and [sevsnp.Verify] for the quote, [attestext.ErrBinding] and [attestext.ErrPolicy].
+// [tdx.Verify], [sevsnp.Verify] and [tpm.Verify] for the quote, [attestext.ErrBinding] and [attestext.ErrPolicy].
 func (l *Local) Appraise(ctx context.Context, ev *attestext.Evidence, expected *attestext.Challenge) (*attestext.Appraisal, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, &attestext.Error{Class: attestext.ErrUnavailable, Op: opAppraise, Err: err}
@@ -109,7 +119,7 @@ func (l *Local) Appraise(ctx context.Context, ev *attestext.Evidence, expected *
 	if err != nil {
 		return nil, err
 	}
-	if !tsm.IsReport(format) {
+	if !tsm.IsReport(format) && !format.Equal(tpm.Format) {
 		return nil, attestext.Errorf(attestext.ErrWrongType, opAppraise, "%v is not supported here", format)
 	}
 	if !ev.Type.Format.Matches(format) {
@@ -118,9 +128,7 @@ func (l *Local) Appraise(ctx context.Context, ev *attestext.Evidence, expected *
 	if expected.Kind == attestext.AttestationOnly {
 		return nil, attestext.Errorf(attestext.ErrWrongType, opAppraise, "a report by itself names no TLS key; attestation-only wants it in a bundle with a key attestation token")
 	}
-	return l.report(format, report, func(reportData [attestext.ReportDataSize]byte) error {
-		return binding.CheckReportData(reportData, expected)
-	})
+	return l.appraise(format, report, func(v *Verified) error { return binding.Check(v.IsAbout, expected) })
 }
 
 // bundle appraises a KAT and the platform evidence that vouches for its signer.
@@ -129,7 +137,7 @@ func (l *Local) bundle(ev *attestext.Evidence, expected *attestext.Challenge) (*
 	if err != nil {
 		return nil, err
 	}
-	if !tsm.IsReport(pat.Format) {
+	if !tsm.IsReport(pat.Format) && !pat.Format.Equal(tpm.Format) {
 		return nil, attestext.Errorf(attestext.ErrWrongType, opAppraise, "platform evidence in %v is not supported here", pat.Format)
 	}
 	// With attestation-only, a bundle is the one shape that a report can come in,
@@ -145,8 +153,11 @@ func (l *Local) bundle(ev *attestext.Evidence, expected *attestext.Challenge) (*
 	if err != nil {
 		return nil, err
 	}
-	a, err := l.report(pat.Format, pat.Value, func(reportData [attestext.ReportDataSize]byte) error {
-		return binding.CheckToken(kat, reportData, expected)
+	a, err := l.appraise(pat.Format, pat.Value, func(v *Verified) error {
+		if v.hashed {
+			return binding.CheckTokenOf(kat, v.IsAbout, expected)
+		}
+		return binding.CheckToken(kat, v.ReportData, expected)
 	})
 	if err != nil {
 		return nil, err
@@ -162,20 +173,13 @@ func wrongType(got attestext.EvidenceFormat, ev *attestext.Evidence) error {
 	return attestext.Errorf(attestext.ErrWrongType, opAppraise, "evidence is %v, selected was %v", got, ev.Type.Format)
 }
 
-// A boundFunc checks that the report data of verified evidence is what it must be.
-type boundFunc func(reportData [attestext.ReportDataSize]byte) error
-
-// report appraises a TSM report whose binding bound checks.
-func (l *Local) report(format attestext.EvidenceFormat, b []byte, bound boundFunc) (*attestext.Appraisal, error) {
-	r, err := tsm.Parse(format, b)
+// appraise appraises a TSM report or a TPM quote whose binding bound checks.
+func (l *Local) appraise(format attestext.EvidenceFormat, b []byte, bound func(*Verified) error) (*attestext.Appraisal, error) {
+	v, err := l.verify(format, b)
 	if err != nil {
 		return nil, err
 	}
-	v, err := l.Verify(r)
-	if err != nil {
-		return nil, err
-	}
-	if err := bound(v.ReportData); err != nil {
+	if err := bound(v); err != nil {
 		return nil, err
 	}
 	d, err := v.Evaluate()
@@ -192,16 +196,42 @@ func (l *Local) report(format attestext.EvidenceFormat, b []byte, bound boundFun
 	return a, nil
 }
 
-// Verified is the evidence of a TSM report once it has been verified and before
-// anything is compared. Only [Local.Verify] makes one that is not empty.
+// verify parses and verifies a TSM report or a TPM quote.
+func (l *Local) verify(format attestext.EvidenceFormat, b []byte) (*Verified, error) {
+	if format.Equal(tpm.Format) {
+		q, err := tpm.Parse(b)
+		if err != nil {
+			return nil, err
+		}
+		return l.VerifyTPM(q)
+	}
+	r, err := tsm.Parse(format, b)
+	if err != nil {
+		return nil, err
+	}
+	return l.Verify(r)
+}
+
+// Verified is the evidence of a TSM report or a TPM quote once it has been verified and before
+// anything is compared. Only [Local.Verify] and [Local.VerifyTPM] make one that is not empty.
 type Verified struct {
 	// ReportData is what the TEE was asked to sign. What it must be is for the caller
-	// to check.
+	// to check. A TPM carries a hash of it, and this is then zero: see IsAbout.
 	ReportData [attestext.ReportDataSize]byte
 
+	hashed   bool // isAbout compares a hash
+	isAbout  func(reportData [attestext.ReportDataSize]byte) bool
 	machine  string
 	claims   map[string]any
 	evaluate func() (*policy.Decision, error)
+}
+
+// IsAbout reports whether the evidence is about reportData, in constant time.
+func (v *Verified) IsAbout(reportData [attestext.ReportDataSize]byte) bool {
+	if v.hashed {
+		return v.isAbout(reportData)
+	}
+	return binding.Equal(v.ReportData[:], reportData[:])
 }
 
 // Evaluate compares v with the policy of its verifier.
@@ -225,8 +255,8 @@ func (l *Local) Verify(r *tsm.Report) (*Verified, error) {
 }
 
 var (
-	errNoTDXRoots = errors.New("no roots for TDX are trusted, while there are some for SEV-SNP")
-	errNoSNPRoots = errors.New("no roots for SEV-SNP are trusted, while there are some for TDX")
+	errNoTDXRoots = errors.New("no roots for TDX are trusted, while there are some for another TEE")
+	errNoSNPRoots = errors.New("no roots for SEV-SNP are trusted, while there are some for another TEE")
 )
 
 func (l *Local) verifyTDX(r *tsm.Report, now time.Time) (*Verified, error) {
@@ -234,7 +264,7 @@ func (l *Local) verifyTDX(r *tsm.Report, now time.Time) (*Verified, error) {
 	if err != nil {
 		return nil, err
 	}
-	if l.TDXRoots == nil && l.SNPRoots != nil {
+	if l.TDXRoots == nil && (l.SNPRoots != nil || l.TPM != nil) {
 		return nil, &attestext.Error{Class: attestext.ErrUnavailable, Op: opAppraise, Err: errNoTDXRoots}
 	}
 	v, err := tdx.Verify(q, &tdx.VerifyOptions{
@@ -265,7 +295,7 @@ func (l *Local) verifySNP(r *tsm.Report, now time.Time) (*Verified, error) {
 	if err != nil {
 		return nil, err
 	}
-	if l.SNPRoots == nil && l.TDXRoots != nil {
+	if l.SNPRoots == nil && (l.TDXRoots != nil || l.TPM != nil) {
 		return nil, &attestext.Error{Class: attestext.ErrUnavailable, Op: opAppraise, Err: errNoSNPRoots}
 	}
 	v, err := sevsnp.Verify(report, certs, &sevsnp.VerifyOptions{

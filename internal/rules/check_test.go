@@ -34,6 +34,7 @@ func TestCheckFailsWhereAStepFails(t *testing.T) {
 		"bin/git":       "#!/usr/bin/env bash\nprintf 'a.go\\0'\n",
 		"bin/gofmt":     "#!/usr/bin/env bash\n[[ $FAIL != gofmt ]] || echo a.go\n",
 		"bin/openssl":   "#!/usr/bin/env bash\n",
+		"bin/swtpm":     "#!/usr/bin/env bash\n",
 		"bin/cc":        "#!/usr/bin/env bash\n",
 	} {
 		name = filepath.Join(root, name)

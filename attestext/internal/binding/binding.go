@@ -23,25 +23,31 @@ func Equal(a, b []byte) bool { return subtle.ConstantTimeCompare(a, b) == 1 }
 // for. An error says which rule, role or input the quote was made with, where that
 // can be told.
 func CheckReportData(got [attestext.ReportDataSize]byte, c *attestext.Challenge) error {
+	return Check(func(want [attestext.ReportDataSize]byte) bool { return Equal(got[:], want[:]) }, c)
+}
+
+// Check is CheckReportData for evidence that carries a hash of the report data:
+// isAbout reports, in constant time, whether it is that of want.
+func Check(isAbout func(want [attestext.ReportDataSize]byte) bool, c *attestext.Challenge) error {
 	want, err := c.ReportData()
 	if err != nil {
 		return &attestext.Error{Class: attestext.ErrBinding, Op: op, Err: err}
 	}
-	if Equal(got[:], want[:]) {
+	if isAbout(want) {
 		return nil
 	}
-	return explain(got, c)
+	return explain(isAbout, c)
 }
 
-// explain says what got was made for, if it is something that goes with c's
+// explain says what the evidence was made for, if it is something that goes with c's
 // secrets but not with c. Everything in c is this side's own, so that an error
 // gives nothing away that the peer did not know to put into its quote.
-func explain(got [attestext.ReportDataSize]byte, c *attestext.Challenge) error {
+func explain(isAbout func([attestext.ReportDataSize]byte) bool, c *attestext.Challenge) error {
 	matches := func(binding attestext.Binding, role attestext.Role) bool {
 		other := *c
 		other.Binding, other.Role = binding, role
 		rd, err := other.ReportData()
-		return err == nil && Equal(got[:], rd[:])
+		return err == nil && isAbout(rd)
 	}
 	otherRole := attestext.RoleClient
 	if c.Role == attestext.RoleClient {
@@ -63,9 +69,9 @@ func explain(got [attestext.ReportDataSize]byte, c *attestext.Challenge) error {
 			return unbound("evidence was made for the %v role under the hardened rule, the peer is the %v and this side is configured for %v", otherRole, c.Role, c.Binding)
 		}
 		return unbound("evidence was made for the %v role, the peer is the %v", otherRole, c.Role)
-	case Equal(got[:], nonce[:]):
+	case isAbout(nonce):
 		return unbound("evidence covers the nonce, and not the channel binder that stands for this session")
-	case got == [attestext.ReportDataSize]byte{}:
+	case isAbout([attestext.ReportDataSize]byte{}):
 		return unbound("evidence covers nothing: its report data is zero")
 	}
 	return unbound("report data is of another session or another key")
@@ -74,7 +80,24 @@ func explain(got [attestext.ReportDataSize]byte, c *attestext.Challenge) error {
 // CheckToken compares a key attestation and the report data of the platform evidence
 // that vouches for its signer with c.
 func CheckToken(kat *eat.KAT, platform [attestext.ReportDataSize]byte, c *attestext.Challenge) error {
-	if !eat.MatchKAKHash(kat.KAKPub, platform[:]) {
+	return checkToken(kat, eat.MatchKAKHash(kat.KAKPub, platform[:]), c)
+}
+
+// CheckTokenOf is CheckToken for platform evidence that carries a hash of the report
+// data, which must be that of [eat.HashKAK].
+func CheckTokenOf(kat *eat.KAT, isAbout func(want [attestext.ReportDataSize]byte) bool, c *attestext.Challenge) error {
+	return checkToken(kat, isAbout(KAKReportData(kat.KAKPub)), c)
+}
+
+// KAKReportData returns the report data that [eat.HashKAK] goes into: behind it are zeros.
+func KAKReportData(kak []byte) (reportData [attestext.ReportDataSize]byte) {
+	hash := eat.HashKAK(kak)
+	copy(reportData[:], hash[:])
+	return reportData
+}
+
+func checkToken(kat *eat.KAT, covered bool, c *attestext.Challenge) error {
+	if !covered {
 		return unbound("platform evidence does not cover the key that signed the key attestation")
 	}
 	challenge, tik := kat.Challenge, kat.TIK

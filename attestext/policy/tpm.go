@@ -1,0 +1,194 @@
+package policy
+
+import (
+	"bytes"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+)
+
+// A TPMPolicy says which machines with a TPM are acceptable. What is nil is not
+// compared; an empty list accepts nothing.
+type TPMPolicy struct {
+	// PCRs are the values that each register may have, by bank ("sha256", "sha384" or
+	// "sha512") and index in decimal. A register that the quote is not about is
+	// refused, so that a peer cannot choose what it is judged by.
+	PCRs map[string]map[string][]PCRValue `json:"pcrs,omitempty"`
+
+	// FirmwareVersions are what the TPM's own firmware may be, as its manufacturer
+	// numbers it.
+	FirmwareVersions []FirmwareVersion `json:"firmware_versions,omitempty"`
+
+	// ResetCount is how often the TPM has been booted: with it, evidence is refused
+	// once the machine has booted anew.
+	ResetCount *uint32 `json:"reset_count,omitempty"`
+
+	// EKIDs are the machines that are acceptable, by endorsement key. A key that is
+	// certified and not enrolled says nothing of its machine, and is refused.
+	EKIDs []EKID `json:"ek_ids,omitempty"`
+}
+
+// pcrCount is how many PCRs a bank has.
+const pcrCount = 24
+
+// pcrSizes are the sizes of the banks' digests, in bytes.
+var pcrSizes = map[string]int{"sha256": 32, "sha384": 48, "sha512": 64}
+
+// A PCRValue is a digest; in JSON, hexadecimal digits, twice as many as the bank's
+// digests have bytes.
+type PCRValue []byte
+
+// A FirmwareVersion is the manufacturer's number; in JSON, 16 hexadecimal digits.
+type FirmwareVersion uint64
+
+// An EKID tells one TPM from another: the SHA-256 of its endorsement key; in JSON, 64
+// hexadecimal digits.
+type EKID [32]byte
+
+func (v *PCRValue) UnmarshalText(b []byte) error {
+	*v = make(PCRValue, hex.DecodedLen(len(b)))
+	return unhex(*v, b)
+}
+func (v PCRValue) MarshalText() ([]byte, error) { return hex.AppendEncode(nil, v), nil }
+
+// String returns the 16 digits.
+func (f FirmwareVersion) String() string { return fmt.Sprintf("%016x", uint64(f)) }
+
+func (f *FirmwareVersion) UnmarshalText(b []byte) error {
+	var raw [8]byte
+	if err := unhex(raw[:], b); err != nil {
+		return err
+	}
+	n, err := strconv.ParseUint(string(b), 16, 64)
+	*f = FirmwareVersion(n)
+	return err
+}
+func (f FirmwareVersion) MarshalText() ([]byte, error) { return []byte(f.String()), nil }
+
+func (id *EKID) UnmarshalText(b []byte) error { return unhex(id[:], b) }
+func (id EKID) MarshalText() ([]byte, error)  { return hex.AppendEncode(nil, id[:]), nil }
+
+// check reports what is more likely a mistake than a wish.
+func (t *TPMPolicy) check() error {
+	switch {
+	case t.PCRs != nil && len(t.PCRs) == 0, empty(t.FirmwareVersions), empty(t.EKIDs):
+		return errors.New("tpm: pcrs, firmware_versions or ek_ids is empty; leave it out not to compare")
+	case slices.Contains(t.EKIDs, EKID{}):
+		return errors.New("tpm: an EK of zeros stands for no identity, which no list accepts")
+	}
+	for bank, registers := range t.PCRs {
+		size := pcrSizes[bank]
+		if size == 0 {
+			return fmt.Errorf("tpm: bank %q is none of sha256, sha384 and sha512", bank)
+		}
+		if len(registers) == 0 {
+			return fmt.Errorf("tpm: bank %s has no PCR; leave it out not to compare", bank)
+		}
+		for name, allowed := range registers {
+			if index, err := strconv.Atoi(name); err != nil || index < 0 || index >= pcrCount || strconv.Itoa(index) != name {
+				return fmt.Errorf("tpm: %q is no PCR, want a number from 0 to %d", name, pcrCount-1)
+			}
+			if len(allowed) == 0 {
+				return fmt.Errorf("tpm: PCR %s of %s is empty, which accepts nothing; leave it out not to compare", name, bank)
+			}
+			for _, v := range allowed {
+				if len(v) != size {
+					return fmt.Errorf("tpm: PCR %s of %s has a value of %d bytes, want %d", name, bank, len(v), size)
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// TPM is what a policy reads of a TPM quote that has been verified. The result of
+// verification in package tpm implements it; a quote that was only parsed does not.
+type TPM interface {
+	// PCR returns the value of a register of a bank ("sha256"…), or nil where the quote
+	// is not about it.
+	PCR(bank string, index int) []byte
+	// FirmwareVersion and ResetCount say in ok whether they are the TPM's own.
+	FirmwareVersion() (version uint64, ok bool)
+	ResetCount() (count uint32, ok bool)
+	// EK has 32 bytes, or none where it is not known in which TPM the key is.
+	EK() []byte
+}
+
+// EvaluateTPM compares the claims of c with p. The Decision is never nil; where
+// its verdict is Contraindicated, the error is that of [Decision.Err].
+//
+// The verdict is Affirming only where a PCR was compared. A TPM isolates nothing, so
+// that "affirming" is worth what the software is that was measured.
+func (p *Policy) EvaluateTPM(c TPM) (*Decision, error) {
+	d := &Decision{}
+	t := &TPMPolicy{}
+	if p != nil {
+		if p.TPM == nil {
+			d.add(Contraindicated, "tpm", "evidence is a TPM quote, and the policy has no section for TPMs")
+			return d, d.Err()
+		}
+		t = p.TPM
+	}
+	if len(t.PCRs) == 0 {
+		d.add(Warning, "pcrs", "measurement not checked: no reference values")
+	}
+	for _, bank := range slices.Sorted(maps.Keys(t.PCRs)) {
+		registers := t.PCRs[bank]
+		for index := range pcrCount {
+			if allowed, ok := registers[strconv.Itoa(index)]; ok {
+				d.pcr(fmt.Sprintf("pcrs %s %d", bank, index), allowed, c.PCR(bank, index))
+			}
+		}
+	}
+	if t.FirmwareVersions != nil {
+		const claim = "firmware_versions"
+		switch version, ok := c.FirmwareVersion(); {
+		case !ok:
+			d.add(Contraindicated, claim, "the TPM may disguise its version for such a key, want one of %d", len(t.FirmwareVersions))
+		case slices.Contains(t.FirmwareVersions, FirmwareVersion(version)):
+			d.add(Affirming, claim, "%v is acceptable", FirmwareVersion(version))
+		default:
+			d.add(Contraindicated, claim, "got %v, want one of %d", FirmwareVersion(version), len(t.FirmwareVersions))
+		}
+	}
+	if t.ResetCount != nil {
+		const claim = "reset_count"
+		switch count, ok := c.ResetCount(); {
+		case !ok:
+			d.add(Contraindicated, claim, "the TPM may disguise its count for such a key, want %d", *t.ResetCount)
+		case count == *t.ResetCount:
+			d.add(Affirming, claim, "%d, as it should be", count)
+		default:
+			d.add(Contraindicated, claim, "got %d, want %d: the machine has booted since, or is another", count, *t.ResetCount)
+		}
+	}
+	d.ek(t.EKIDs, c.EK())
+	return d, d.Err()
+}
+
+func (d *Decision) pcr(claim string, allowed []PCRValue, got []byte) {
+	switch {
+	case len(got) == 0:
+		d.add(Contraindicated, claim, "the quote is not about it, want one of %d reference values", len(allowed))
+	case slices.ContainsFunc(allowed, func(v PCRValue) bool { return bytes.Equal(v, got) }):
+		d.add(Affirming, claim, "%s is a reference value", short(got))
+	default:
+		d.add(Contraindicated, claim, "got %s, want one of %d reference values", short(got), len(allowed))
+	}
+}
+
+func (d *Decision) ek(allowed []EKID, got []byte) {
+	const claim = "ek_ids"
+	switch {
+	case allowed == nil:
+	case len(got) != len(EKID{}) || EKID(got) == EKID{}:
+		d.add(Contraindicated, claim, "nobody has said which TPM the key is in, want one of %d", len(allowed))
+	case slices.Contains(allowed, EKID(got)):
+		d.add(Affirming, claim, "%s is acceptable", short(got))
+	default:
+		d.add(Contraindicated, claim, "got %s, want one of %d", short(got), len(allowed))
+	}
+}
