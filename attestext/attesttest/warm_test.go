@@ -8,6 +8,7 @@ import (
 
 	"github.com/attestedtls/atls/attestext"
 	"github.com/attestedtls/atls/attestext/attesttest"
+	"github.com/attestedtls/atls/attestext/sevsnp"
 	"github.com/attestedtls/atls/attestext/tdx"
 	"github.com/attestedtls/atls/attestext/verifier"
 )
@@ -20,7 +21,7 @@ type twice struct {
 
 func newTwice(t testing.TB, l *verifier.Local) *twice {
 	warm := *l
-	warm.TDXCache = tdx.NewCache(0)
+	warm.TDXCache, warm.SNPCache = tdx.NewCache(0), sevsnp.NewCache(0)
 	return &twice{l, &warm, func(s string) { t.Error(s) }}
 }
 
@@ -40,17 +41,23 @@ func (v *twice) Appraise(ctx context.Context, ev *attestext.Evidence, c *atteste
 // A verifier that remembers platforms must say of all bad evidence, and of all honest
 // evidence in between, what one says that does not.
 func TestVerifierWithAWarmCacheAgreesWithAColdOne(t *testing.T) {
-	g := target(t)
-	g.Bindings = nil // hardened
-	v := newTwice(t, g.Verifier.(*verifier.Local))
-	g.Verifier = v
-	for _, s := range []*attesttest.Special{g.Revoked, g.Expired} {
-		other := newTwice(t, s.Verifier.(*verifier.Local))
-		other.warm.TDXCache = v.warm.TDXCache // as after an update of the collateral
-		s.Verifier = other
-	}
-	attesttest.Run(t, g)
-	if hits, _ := v.warm.TDXCache.Stats(); hits == 0 {
-		t.Error("the cache was never of use")
+	for name, g := range map[string]*attesttest.Target{"TDX": target(t), "SNP": targetSNP(t)} {
+		t.Run(name, func(t *testing.T) {
+			g.Bindings = nil // hardened
+			v := newTwice(t, g.Verifier.(*verifier.Local))
+			g.Verifier = v
+			for _, s := range []*attesttest.Special{g.Revoked, g.Expired} {
+				other := newTwice(t, s.Verifier.(*verifier.Local))
+				// As after an update of the collateral.
+				other.warm.TDXCache, other.warm.SNPCache = v.warm.TDXCache, v.warm.SNPCache
+				s.Verifier = other
+			}
+			attesttest.Run(t, g)
+			tdxHits, _ := v.warm.TDXCache.Stats()
+			snpHits, _ := v.warm.SNPCache.Stats()
+			if tdxHits+snpHits == 0 {
+				t.Error("the cache was never of use")
+			}
+		})
 	}
 }

@@ -173,19 +173,28 @@ var (
 	errExpired = errors.New("revocation lists are not current")
 )
 
-// checkRevoked checks that none of chain, certificates that ark issued, is on a
-// list that ark issued, and that there is a list that is current. go-sev-guest
-// has such a check, but it looks neither at the authority of VLEKs nor at dates,
-// and would fetch.
+// listsOf returns those of lists that ark issued. go-sev-guest has a check of
+// revocation, but it looks neither at the authority of VLEKs nor at dates, and would
+// fetch.
+func listsOf(ark *x509.Certificate, lists []*x509.RevocationList) []*x509.RevocationList {
+	var out []*x509.RevocationList
+	for _, l := range lists {
+		if bytes.Equal(l.RawIssuer, ark.RawSubject) && l.CheckSignatureFrom(ark) == nil {
+			out = append(out, l)
+		}
+	}
+	return out
+}
+
+// checkLists checks that none of chain, certificates that one root issued, is on a list
+// that the root issued, and that there is a list that is current. A list that is not
+// current revokes as well.
 //
 // AMD revokes authorities. It does not revoke the certificates of chips, which a
 // new TCB makes anew, and all of which have the same serial number.
-func checkRevoked(ark *x509.Certificate, chain []*x509.Certificate, lists []*x509.RevocationList, now time.Time) error {
+func checkLists(chain []*x509.Certificate, lists []*x509.RevocationList, now time.Time) error {
 	err := errNoList
 	for _, l := range lists {
-		if !bytes.Equal(l.RawIssuer, ark.RawSubject) || l.CheckSignatureFrom(ark) != nil {
-			continue
-		}
 		for _, e := range l.RevokedCertificateEntries {
 			for _, c := range chain {
 				if e.SerialNumber.Cmp(c.SerialNumber) == 0 {

@@ -50,6 +50,7 @@ const (
 	launchMitOffset       = 0x1F8 // u64, from version 5
 	currentMitOffset      = 0x200 // u64, from version 5
 	signatureOffset       = 0x2A0 // R ‖ S, 72 bytes each, then zeros
+	signatureNumberSize   = 72
 
 	// ReportDataOffset is where REPORT_DATA begins, in bytes from the start of a report.
 	ReportDataOffset = 0x050

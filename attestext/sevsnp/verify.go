@@ -37,6 +37,11 @@ type VerifyOptions struct {
 	// pass.
 	InsecureSkipCollateral bool
 
+	// Cache remembers which platforms were verified, and against what, so that the
+	// next report of such a platform costs one signature. nil remembers nothing. What
+	// is accepted is the same with and without.
+	Cache *Cache
+
 	// Now is the time at which certificates and revocation lists must be valid. Zero
 	// means the current time.
 	Now time.Time
@@ -99,10 +104,7 @@ func Verify(r *Report, c *Certificates, opts *VerifyOptions) (*Verified, error) 
 	if len(roots.arks) == 0 {
 		return nil, &attestext.Error{Class: attestext.ErrUnavailable, Op: opVerify, Err: errEmptyRoots}
 	}
-	lists := opts.Collateral.crls(fresh.SigningKey)
-	if c.CRL != nil {
-		lists = append(lists[:len(lists):len(lists)], c.CRL)
-	}
+	lists := listsFor(fresh, c, opts)
 	if len(lists) == 0 && !opts.InsecureSkipCollateral {
 		return nil, fail(attestext.ErrUnavailable,
 			"no revocation list for reports that a %v signs: supply AMD's in the collateral, have the peer send it, or skip it explicitly", fresh.SigningKey)
@@ -115,12 +117,17 @@ func Verify(r *Report, c *Certificates, opts *VerifyOptions) (*Verified, error) 
 	if err != nil {
 		return nil, err
 	}
+	key := cacheKey(fresh, leaf, c, roots, opts.Collateral, lists)
+	if v := opts.Cache.verify(key, fresh, leaf, now, opts.InsecureSkipCollateral); v != nil {
+		return v, nil
+	}
 	ark, authority, err := leaf.verify(fresh, c, roots, opts.Collateral, now)
 	if err != nil {
 		return nil, err
 	}
 	v := &Verified{report: *fresh, line: leaf.line, cspID: leaf.exts.CspID}
-	err = checkRevoked(ark, []*x509.Certificate{authority, ark}, lists, now)
+	lists = listsOf(ark, lists)
+	err = checkLists([]*x509.Certificate{authority, ark}, lists, now)
 	var revoked *revokedError
 	switch {
 	case err == nil:
@@ -133,7 +140,17 @@ func Verify(r *Report, c *Certificates, opts *VerifyOptions) (*Verified, error) 
 	default:
 		return nil, &attestext.Error{Class: attestext.ErrPolicy, Op: opVerify, Err: err}
 	}
+	opts.Cache.remember(key, leaf, ark, authority, lists)
 	return v, nil
+}
+
+// listsFor returns the revocation lists that there are for r, whoever signed them.
+func listsFor(r *Report, c *Certificates, opts *VerifyOptions) []*x509.RevocationList {
+	lists := opts.Collateral.crls(r.SigningKey)
+	if c.CRL != nil {
+		lists = append(lists[:len(lists):len(lists)], c.CRL)
+	}
+	return lists
 }
 
 // A leaf is the certificate of the key that signs reports.

@@ -50,9 +50,10 @@ type Local struct {
 	// that bring no revocation list along, unless Policy has InsecureSkipCollateral.
 	SNPCollateral *sevsnp.Collateral
 
-	// TDXCache remembers TDX platforms that were verified, which makes the next
-	// quote of one cheap. nil remembers nothing.
+	// TDXCache and SNPCache remember platforms that were verified, which makes the
+	// next quote or report of one cheap. nil remembers nothing.
 	TDXCache *tdx.Cache
+	SNPCache *sevsnp.Cache
 
 	// Policy says which evidence is acceptable. nil asks for genuine hardware,
 	// current and not under debug, and compares no measurement: the verdict is
@@ -302,6 +303,7 @@ func (l *Local) verifySNP(r *tsm.Report, now time.Time) (*Verified, error) {
 		Roots:                  l.SNPRoots,
 		Collateral:             l.SNPCollateral,
 		InsecureSkipCollateral: l.Policy.SkipSNPCollateral(),
+		Cache:                  l.SNPCache,
 		Now:                    now,
 	})
 	if err != nil {

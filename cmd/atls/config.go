@@ -24,6 +24,7 @@ import (
 	"github.com/attestedtls/atls/attestext/policy"
 	"github.com/attestedtls/atls/attestext/results"
 	"github.com/attestedtls/atls/attestext/scheduler"
+	"github.com/attestedtls/atls/attestext/sevsnp"
 	"github.com/attestedtls/atls/attestext/softtee"
 	"github.com/attestedtls/atls/attestext/tdx"
 	"github.com/attestedtls/atls/attestext/verifier"
@@ -418,7 +419,7 @@ func (s *someFormats) check(who string, kind attestext.CredentialKind) error {
 
 // localVerifier returns a verifier made from files, each of which may be missing.
 func localVerifier(trustRoots, collateral, policyFile string) (*verifier.Local, error) {
-	v := &verifier.Local{Now: time.Now, TDXCache: tdx.NewCache(0)}
+	v := &verifier.Local{Now: time.Now, TDXCache: tdx.NewCache(0), SNPCache: sevsnp.NewCache(0)}
 	if trustRoots != "" {
 		b, err := readFile("trust-roots", trustRoots)
 		if err != nil {
