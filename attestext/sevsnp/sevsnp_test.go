@@ -256,7 +256,7 @@ func TestFieldsAreReadFromWhereTheyAre(t *testing.T) {
 	}
 }
 
-func TestTrailingBytesRefused(t *testing.T) {
+func TestTrapTrailingBytes(t *testing.T) {
 	raw, _ := soft(t, nil)
 	for _, tail := range []string{"\x00", "x", strings.Repeat("\x00", 100)} {
 		_, err := sevsnp.Parse(append(bytes.Clone(raw), tail...))
@@ -400,7 +400,7 @@ func TestReportUnderAnotherRootIsRefused(t *testing.T) {
 }
 
 // go-sev-guest falls back on AMD's roots when the map of roots is nil or empty.
-func TestEmptyRootsDoNotFallBackOnAMDs(t *testing.T) {
+func TestTrapEmptyRoots(t *testing.T) {
 	r, c := amd(t)
 	m, err := abi.ReportToProto(r.Raw())
 	if err != nil {
@@ -440,7 +440,7 @@ func TestRootOfAnotherProductLineIsRefused(t *testing.T) {
 
 // An empty slice means "not checked" to go-sev-guest's validation, which is why
 // report data is compared elsewhere, as arrays of fixed size.
-func TestEmptyReportDataMeansUncheckedUnderneath(t *testing.T) {
+func TestTrapEmptySliceIsUnchecked(t *testing.T) {
 	raw, _ := soft(t, nil)
 	m, err := abi.ReportToProto(raw)
 	if err != nil {
@@ -498,7 +498,7 @@ func TestRootsThatAreNoneAreRefused(t *testing.T) {
 }
 
 // Left to itself, go-sev-guest fetches what it lacks.
-func TestNothingIsFetched(t *testing.T) {
+func TestTrapNothingIsFetched(t *testing.T) {
 	old := http.DefaultClient.Transport
 	defer func() { http.DefaultClient.Transport = old }()
 	http.DefaultClient.Transport = roundTrip(func(r *http.Request) (*http.Response, error) {
@@ -609,7 +609,7 @@ func TestRevocationIsChecked(t *testing.T) {
 }
 
 // The list for VCEKs says nothing about the authority of VLEKs.
-func TestRevocationListOfTheOtherKeyDoesNotCount(t *testing.T) {
+func TestTrapRevocationListOfTheOtherKey(t *testing.T) {
 	l, err := softtee.NewSNP(nil).CRL(&softtee.SNPCollateralOptions{Now: testTime})
 	if err != nil {
 		t.Fatal(err)
@@ -625,7 +625,7 @@ func TestRevocationListOfTheOtherKeyDoesNotCount(t *testing.T) {
 
 // go-sev-guest panics when it is asked about revocation and has no ASK, as with
 // the roots of VLEKs alone.
-func TestRevocationCheckUnderneathPanicsWithoutASK(t *testing.T) {
+func TestTrapRevocationCheckPanics(t *testing.T) {
 	raw, certs := soft(t, &softtee.SNPOptions{VLEK: true})
 	m, err := abi.ReportToProto(raw)
 	if err != nil {
@@ -644,7 +644,7 @@ func TestRevocationCheckUnderneathPanicsWithoutASK(t *testing.T) {
 
 // The key depends on the chip and the TCB, and go-sev-guest leaves it to its callers
 // to compare what the certificate says with what the report says.
-func TestCertificateForAnotherChipOrTCBIsRefused(t *testing.T) {
+func TestTrapCertificateOfAnotherChip(t *testing.T) {
 	for name, modify := range map[string]func(*sevsnp.Report){
 		"other chip":       func(r *sevsnp.Report) { r.ChipID[63] ^= 1 },
 		"higher TCB":       func(r *sevsnp.Report) { r.ReportedTCB.Microcode++ },
@@ -670,7 +670,7 @@ func TestMaskedChipHasNoIdentity(t *testing.T) {
 	}
 }
 
-func TestGuestUnderDebugOrWithMigrationAgentVerifiesAndSaysSo(t *testing.T) {
+func TestTrapDebugGuest(t *testing.T) {
 	raw, certs := soft(t, &softtee.SNPOptions{Debug: true, MigrationAgent: true})
 	v, err := sevsnp.Verify(parse(t, raw), certs, options(t))
 	if err != nil {
@@ -683,7 +683,7 @@ func TestGuestUnderDebugOrWithMigrationAgentVerifiesAndSaysSo(t *testing.T) {
 
 // go-sev-guest writes to its options. Run with -race: one report and one set of
 // options serve all, and AMD's roots too.
-func TestConcurrentVerification(t *testing.T) {
+func TestTrapOptionsAreWrittenTo(t *testing.T) {
 	raw, certs := soft(t, nil)
 	r, opts := parse(t, raw), options(t)
 	real, realCerts := amd(t)
@@ -784,7 +784,7 @@ func TestAmbiguousOrBrokenCertificateTableIsMalformed(t *testing.T) {
 	refuse("no certificate", bad)
 }
 
-func TestWrappedSumPanicsUnderneath(t *testing.T) {
+func TestTrapParserPanics(t *testing.T) {
 	defer func() {
 		if recover() == nil {
 			t.Error("the trap is gone, or the test is")

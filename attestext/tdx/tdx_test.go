@@ -234,7 +234,7 @@ func TestQuoteSizeFindsTheEndOfAPaddedQuote(t *testing.T) {
 }
 
 // go-tdx-guest accepts bytes after the quote; they would be under no signature.
-func TestTrailingBytesRefused(t *testing.T) {
+func TestTrapTrailingBytes(t *testing.T) {
 	_, err := tdx.Parse(testdata.RawQuote)
 	wantClass(t, err, attestext.ErrMalformed)
 	raw := quote(t, nil)
@@ -268,7 +268,7 @@ const (
 
 // abi.QuoteToProto panics on these. Each is cut at some length and has its outer
 // lengths made to agree with the cut.
-func TestQuoteWhoseLengthsLieIsMalformedAndDoesNotPanic(t *testing.T) {
+func TestTrapParserPanics(t *testing.T) {
 	raw := quote(t, nil)
 	le := binary.LittleEndian
 	panics := 0
@@ -438,7 +438,7 @@ func TestCollateralUnderAnotherRootIsRefused(t *testing.T) {
 	wantClass(t, err, attestext.ErrSignature)
 }
 
-func TestEmptyRootsRefused(t *testing.T) {
+func TestTrapEmptyRoots(t *testing.T) {
 	o := options(t)
 	o.Roots = x509.NewCertPool()
 	_, err := tdx.Verify(parse(t, quote(t, nil)), o)
@@ -468,7 +468,7 @@ func TestEmbeddedRootIsIntels(t *testing.T) {
 
 // go-tdx-guest prints a warning to the standard output that it found at start-up
 // when it has to fall back on its own root, which would spoil what a command prints.
-func TestVerificationUnderIntelsRootPrintsNothing(t *testing.T) {
+func TestTrapFallbackPrints(t *testing.T) {
 	const child = "ATLS_TEST_VERIFY_CHILD"
 	if os.Getenv(child) != "" {
 		if _, err := tdx.Verify(parse(t, intelQuote(t)), &tdx.VerifyOptions{InsecureSkipCollateral: true, Now: intelTime}); err != nil {
@@ -561,7 +561,7 @@ func TestCollateralDecidesWhatPasses(t *testing.T) {
 
 // A TD under debug is genuine: refusing it is for policy. go-tdx-guest does not
 // look either.
-func TestDebugTDVerifiesAndSaysSo(t *testing.T) {
+func TestTrapDebugTD(t *testing.T) {
 	for name, o := range map[string]*softtee.TDXOptions{
 		"DEBUG":              {Debug: true},
 		"reserved TUD bit 7": {Modify: func(b *tdx.Quote) { b.TdAttributes[0] = 0x80 }},
@@ -577,7 +577,7 @@ func TestDebugTDVerifiesAndSaysSo(t *testing.T) {
 }
 
 // Without collateral go-tdx-guest does not ask which enclave signed the quote.
-func TestQuoteByAnEnclaveThatIsNotIntelsIsRefusedEvenWithoutCollateral(t *testing.T) {
+func TestTrapForeignQuotingEnclave(t *testing.T) {
 	for name, o := range map[string]*softtee.TDXOptions{
 		"other signer": {ForeignQE: true},
 		"debug":        {DebugQE: true},
@@ -592,7 +592,7 @@ func TestQuoteByAnEnclaveThatIsNotIntelsIsRefusedEvenWithoutCollateral(t *testin
 }
 
 // Nor does it ask whose the TDX module is.
-func TestQuoteOfAModuleThatIsNotIntelsIsRefusedEvenWithoutCollateral(t *testing.T) {
+func TestTrapForeignModule(t *testing.T) {
 	for name, modify := range map[string]func(*tdx.Quote){
 		"other signer": func(b *tdx.Quote) { b.MRSIGNERSEAM[47] = 1 },
 		"attributes":   func(b *tdx.Quote) { b.SEAMAttributes[0] = 1 },
@@ -608,7 +608,7 @@ func TestQuoteOfAModuleThatIsNotIntelsIsRefusedEvenWithoutCollateral(t *testing.
 
 // go-tdx-guest writes to its options and appends to a slice of its message. Run
 // with -race: one quote and one set of options serve all.
-func TestConcurrentVerification(t *testing.T) {
+func TestTrapOptionsAreWrittenTo(t *testing.T) {
 	q, opts := parse(t, quote(t, nil)), options(t)
 	var wg sync.WaitGroup
 	for range 8 {
@@ -684,7 +684,7 @@ func TestIncompleteOrAmbiguousCollateralIsMalformed(t *testing.T) {
 // go-tdx-guest evaluates the member whose name matches "tcbInfo" without case and
 // checks the signature of the one that matches exactly: with both in an answer,
 // the first would be believed unsigned.
-func TestUnsignedTwinOfTheTCBInfoIsRefused(t *testing.T) {
+func TestTrapUnsignedTwinOfTheTCBInfo(t *testing.T) {
 	good, err := collateral(t, softtee.CollateralOptions{}).Marshal()
 	if err != nil {
 		t.Fatal(err)
