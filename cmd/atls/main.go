@@ -24,6 +24,7 @@ const usage = `Usage:
     atls inspect FILE
     atls verify FILE [--trust-roots FILE] [--collateral FILE] [--policy FILE]
     atls verifier [--listen ADDR] [--trust-roots FILE] [--collateral FILE] [--policy FILE] [--key FILE]
+    atls interop [--peer NAME] [--case ID] [--quick]
 
 Examples:
     $ atls demo
@@ -40,6 +41,7 @@ Commands:
     inspect    what a quote, report, wrapper or collateral says, as a tree
     verify     appraise evidence offline
     verifier   a service that appraises evidence for others
+    interop    handshakes with TLS stacks by others, as a matrix
 
 "atls help COMMAND" lists the flags of a command. With --json, standard output has
 one JSON object per line and nothing else.
@@ -71,11 +73,12 @@ func init() {
 		"inspect":  {inspectUsage, runInspect},
 		"verify":   {verifyUsage, runVerify},
 		"verifier": {verifierUsage, runVerifier},
+		"interop":  {interopUsage, runInterop},
 	}
 }
 
 // notYet are the commands that the documentation names and this version lacks.
-var notYet = map[string]bool{"proxy": true, "attack": true, "compare": true, "interop": true}
+var notYet = map[string]bool{"proxy": true, "attack": true, "compare": true}
 
 // run is main without the process: it returns the exit status.
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {

@@ -312,7 +312,6 @@ func TestMistakesOnTheCommandLine(t *testing.T) {
 		{[]string{"verifier", "--key", "testdata/nothing/key.pem"}, 1, "--key"},
 		{[]string{"attack"}, 1, "not in this version"},
 		{[]string{"compare"}, 1, "not in this version"},
-		{[]string{"interop"}, 1, "not in this version"},
 		{[]string{"serve", "--nonsense"}, 1, "nonsense"},
 		{[]string{"serve", "argument"}, 1, "arguments"},
 		{[]string{"dial"}, 1, "arguments"},

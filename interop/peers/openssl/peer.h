@@ -1,0 +1,46 @@
+/* What the files of this peer share. */
+#ifndef PEER_H
+#define PEER_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <openssl/evp.h>
+#include <openssl/ssl.h>
+
+#define MAX_SECRET 64
+#define REPORT_DATA 64
+
+/* Bytes, on the heap or borrowed. */
+typedef struct {
+	const unsigned char *p;
+	size_t n;
+} bytes;
+
+/* quit ends the process with a message. */
+void quit(int status, const char *format, ...) __attribute__((noreturn, format(printf, 2, 3)));
+/* in_certs returns the path of a file in the folder of certificates. */
+const char *in_certs(const char *name, const char *suffix);
+
+/* keyschedule.c: RFC 8446, section 7.1, and the Handshake Exporter of
+ * draft-fossati-tls-attestation-08. */
+void expand_label(const EVP_MD *md, const unsigned char *secret, const char *label, bytes context, unsigned char *out, size_t n);
+void export_from(const EVP_MD *md, const unsigned char *secret, const char *label, bytes context, unsigned char *out, size_t n);
+/* handshake_secret mixes an (EC)DHE secret in. */
+void handshake_secret(const EVP_MD *md, bytes shared, unsigned char *out);
+void channel_binder(const EVP_MD *md, const unsigned char *hs, bytes transcript_hash, bytes nonce, unsigned char *out);
+/* hardened computes the report data of the hardened rule; role is 1 for client, 2 for server. */
+void hardened(int role, bytes binder, bytes spki, unsigned char out[REPORT_DATA]);
+
+/* evidence.c. Each returns NULL, or what is wrong. */
+const char *verify_tdx(bytes cmw, const unsigned char want[REPORT_DATA]);
+const char *verify_result(bytes cmw, bytes spki, int bound);
+/* cmw_own wraps evidence of the peer's own making over report data. */
+bytes cmw_own(const unsigned char report_data[REPORT_DATA]);
+/* appraise answers a request of the fork about such evidence, on standard input. */
+int appraise(const char *key);
+
+#define TSM_TYPE "application/vnd.veraison.tsm-report+cbor"
+#define OWN_TYPE "application/vnd.atls.interop-own"
+#define VERIFIER_ID "https://softtee.invalid/insecure-verifier"
+
+#endif
