@@ -46,7 +46,10 @@ type Source interface {
 // [attestext.Challenge.ReportData]. In place of a certificate, where the quote
 // cannot say which key it is about, and wherever the peer asks for it by format,
 // its Evidence is a bundle of draft-bft-rats-kat-06: a quote over a key that the
-// Attester holds, and a token by that key for the challenge and the TLS key.
+// Attester holds, and a token by that key for the challenge and the TLS key. There is
+// a fresh quote for each session, which shows that it is (see [eat.ReportData]) except
+// under the rule of the draft, whose quotes cover the key alone. A [KeyTier] gets by with
+// fewer.
 type Attester struct {
 	source Source
 	kak    crypto.Signer
@@ -60,12 +63,14 @@ func New(q Quoter) *Attester { return NewSource(reports{q}) }
 
 // NewSource is like New for evidence that is not a report of configfs-tsm. What is said
 // of a report above is then true of the evidence that s makes.
-func NewSource(s Source) *Attester {
+func NewSource(s Source) *Attester { return &Attester{s, newKAK()} }
+
+func newKAK() crypto.Signer {
 	kak, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		panic("attester: " + err.Error()) // crypto/rand does not fail
 	}
-	return &Attester{s, kak}
+	return kak
 }
 
 // Formats returns the formats of a report, in CBOR and in JSON, and that of a
@@ -123,17 +128,9 @@ func (a *Attester) attest(ctx context.Context, f attestext.EvidenceFormat, bundl
 	return r.CBOR()
 }
 
-// bundle has the KAK quoted and signs a token with it. The quote is the same for
-// every session and the token is not.
+// bundle has the KAK quoted and signs a token with it.
 func (a *Attester) bundle(ctx context.Context, f attestext.EvidenceFormat, c *attestext.Challenge) ([]byte, error) {
-	if len(c.SPKI) == 0 {
-		return nil, errors.New("challenge does not say which TLS key is in use")
-	}
-	tik, err := x509.ParsePKIXPublicKey(c.SPKI)
-	if err != nil {
-		return nil, fmt.Errorf("TLS key: %w", err)
-	}
-	kat, err := eat.SignKAT(nil, a.kak, c.Value(), tik)
+	kat, err := signKAT(a.kak, c)
 	if err != nil {
 		return nil, err
 	}
@@ -141,14 +138,27 @@ func (a *Attester) bundle(ctx context.Context, f attestext.EvidenceFormat, c *at
 	if err != nil {
 		return nil, err
 	}
-	var reportData [attestext.ReportDataSize]byte
-	hash := eat.HashKAK(kakPub)
-	copy(reportData[:], hash[:])
-	pat, err := a.source.Record(ctx, f, reportData)
+	freshness := eat.ForSession
+	if c.Binding == attestext.BindingDraft08 {
+		freshness = eat.Undated
+	}
+	pat, err := a.source.Record(ctx, f, eat.ReportData(kakPub, freshness, c.Value()))
 	if err != nil {
 		return nil, err
 	}
 	return eat.EncodeBundle(kat, *pat)
+}
+
+// signKAT returns a token by kak for the session of c.
+func signKAT(kak crypto.Signer, c *attestext.Challenge) ([]byte, error) {
+	if len(c.SPKI) == 0 {
+		return nil, errors.New("challenge does not say which TLS key is in use")
+	}
+	tik, err := x509.ParsePKIXPublicKey(c.SPKI)
+	if err != nil {
+		return nil, fmt.Errorf("TLS key: %w", err)
+	}
+	return eat.SignKAT(nil, kak, c.Value(), tik)
 }
 
 // reports is the Source that a Quoter is.

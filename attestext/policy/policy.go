@@ -89,6 +89,16 @@ type Policy struct {
 	TDX *TDXPolicy `json:"tdx,omitempty"`
 	SNP *SNPPolicy `json:"snp,omitempty"`
 	TPM *TPMPolicy `json:"tpm,omitempty"`
+
+	// MaxQuoteAge accepts quotes that were not made for the session, up to that age,
+	// where they show it: one quote then attests a key, and the key session after
+	// session. Zero accepts quotes that were made for the session only.
+	MaxQuoteAge Duration `json:"max_quote_age,omitempty"`
+
+	// InsecureAllowUnknownQuoteAge accepts quotes that do not show their age.
+	//
+	// WARNING: a quote of last year passes, by whoever holds its key.
+	InsecureAllowUnknownQuoteAge bool `json:"insecure_allow_unknown_quote_age,omitempty"`
 }
 
 // A TDXPolicy says which trust domains are acceptable. A list that is nil is not
@@ -200,21 +210,27 @@ const MaxSize = 1 << 20
 // Parse reads a policy out of JSON:
 //
 //	{
+//	  "max_quote_age": DURATION,
+//	  "insecure_allow_unknown_quote_age": BOOL,
 //	  "tdx": {
 //	    "mrtd": [HEX…], "rtmr0": [HEX…] … "rtmr3": [HEX…], "mrseam": [HEX…],
+//	    "mrconfigid": [HEX…], "mrowner": [HEX…], "mrownerconfig": [HEX…],
+//	    "td_attributes": {"set": HEX, "clear": HEX}, "xfam": {"set": HEX, "clear": HEX},
 //	    "min_tee_tcb_svn": HEX,
 //	    "tcb": {
 //	      "allow_statuses": ["UpToDate"|"SWHardeningNeeded"|"ConfigurationNeeded"|…],
 //	      "out_of_date_grace": DURATION,
 //	      "allow_advisories": [TEXT…], "deny_advisories": [TEXT…]
 //	    },
-//	    "platform_instance_ids": [HEX…],
+//	    "platform_instance_ids": [HEX…], "deny_platform_instance_ids": [HEX…],
+//	    "allow_migration": BOOL,
 //	    "insecure_allow_debug": BOOL,
 //	    "insecure_skip_collateral": BOOL
 //	  },
 //	  "snp": {
 //	    "measurement": [HEX…], "host_data": [HEX…],
 //	    "id_key_digest": [HEX…], "author_key_digest": [HEX…],
+//	    "family_id": [HEX…], "image_id": [HEX…],
 //	    "min_guest_svn": NUMBER,
 //	    "min_tcb": {"bootloader": NUMBER, "tee": NUMBER, "snp": NUMBER, "microcode": NUMBER},
 //	    "max_vmpl": NUMBER,

@@ -50,17 +50,6 @@ const (
 
 var tcbStatuses = []TCBStatus{UpToDate, SWHardeningNeeded, ConfigurationNeeded, ConfigurationAndSWHardeningNeeded, OutOfDate, OutOfDateConfigurationNeeded}
 
-// A Duration is one; in JSON, a string such as "720h" or "90m".
-type Duration time.Duration
-
-func (d *Duration) UnmarshalText(b []byte) error {
-	v, err := time.ParseDuration(string(b))
-	*d = Duration(v)
-	return err
-}
-
-func (d Duration) MarshalText() ([]byte, error) { return []byte(time.Duration(d).String()), nil }
-
 // check reports what is more likely a mistake than a wish.
 func (t *TDXTCBPolicy) check() error {
 	if t == nil {

@@ -65,10 +65,12 @@ var trustClaims = map[string]TrustClaim{
 	"id_key_digest":     Executables,
 	"author_key_digest": Executables,
 	"min_guest_svn":     Executables,
+	claimQuoteAge:       Executables, // what ran when the quote was made
 
 	"debug":           RuntimeOpaque,
 	"migration":       RuntimeOpaque,
 	"migration_agent": RuntimeOpaque,
+	"max_vmpl":        RuntimeOpaque,
 
 	"chip_ids":                   InstanceIdentity,
 	"deny_chip_ids":              InstanceIdentity,

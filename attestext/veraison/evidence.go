@@ -113,10 +113,11 @@ func reportData(f attestext.EvidenceFormat, b []byte) (rd [attestext.ReportDataS
 // checkBundle checks all of a bundle but whether its platform evidence is genuine,
 // and returns the TLS key that it names.
 func checkBundle(b []byte, expected *attestext.Challenge) ([]byte, error) {
-	token, pat, err := eat.ParseBundle(b)
+	bundle, err := eat.OpenBundle(b)
 	if err != nil {
 		return nil, err
 	}
+	token, pat := bundle.KAT, bundle.PAT
 	if !tsm.IsReport(pat.Format) {
 		return nil, attestext.Errorf(attestext.ErrWrongType, opBinding, "nobody could check what platform evidence in %v covers", pat.Format)
 	}
@@ -128,8 +129,13 @@ func checkBundle(b []byte, expected *attestext.Challenge) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := binding.CheckToken(kat, rd, expected); err != nil {
+	freshness, err := binding.CheckBundle(kat, func(want [attestext.ReportDataSize]byte) bool { return binding.Equal(rd[:], want[:]) }, bundle.Epoch, expected)
+	if err != nil {
 		return nil, err
+	}
+	if freshness != eat.ForSession && expected.Binding == attestext.BindingHardened {
+		// The service is told of no rule, and would let it pass.
+		return nil, attestext.Errorf(attestext.ErrPolicy, opBinding, "the quote in the bundle was not made for this session, or does not show it, and its age is for nobody to say here")
 	}
 	return kat.TIK, nil
 }

@@ -60,12 +60,23 @@ type Local struct {
 	// then "warning".
 	Policy *policy.Policy
 
+	// Epochs says when the epoch IDs began that quotes of the key tier cover; see
+	// attester.KeyTier. nil knows none, so that the age of such a quote is not known.
+	// epoch.Keys implements it.
+	Epochs EpochVerifier
+
 	// Now returns the time at which certificates and collateral must be valid.
 	// nil means time.Now.
 	Now func() time.Time
 }
 
 var _ attestext.Verifier = (*Local)(nil)
+
+// An EpochVerifier says when an epoch ID came into being, or fails if nobody whom it
+// trusts vouches for that at the time now. It is called concurrently.
+type EpochVerifier interface {
+	Issued(id []byte, now time.Time) (time.Time, error)
+}
 
 const opAppraise = "appraise evidence"
 
@@ -129,15 +140,18 @@ func (l *Local) Appraise(ctx context.Context, ev *attestext.Evidence, expected *
 	if expected.Kind == attestext.AttestationOnly {
 		return nil, attestext.Errorf(attestext.ErrWrongType, opAppraise, "a report by itself names no TLS key; attestation-only wants it in a bundle with a key attestation token")
 	}
-	return l.appraise(format, report, func(v *Verified) error { return binding.Check(v.IsAbout, expected) })
+	return l.appraise(format, report, func(v *Verified) (policy.Quote, error) {
+		return policy.Quote{Tier: policy.FreshQuote}, binding.Check(v.IsAbout, expected)
+	})
 }
 
 // bundle appraises a KAT and the platform evidence that vouches for its signer.
 func (l *Local) bundle(ev *attestext.Evidence, expected *attestext.Challenge) (*attestext.Appraisal, error) {
-	token, pat, err := eat.ParseBundle(ev.CMW)
+	b, err := eat.OpenBundle(ev.CMW)
 	if err != nil {
 		return nil, err
 	}
+	token, pat := b.KAT, b.PAT
 	if !tsm.IsReport(pat.Format) && !pat.Format.Equal(tpm.Format) {
 		return nil, attestext.Errorf(attestext.ErrWrongType, opAppraise, "platform evidence in %v is not supported here", pat.Format)
 	}
@@ -154,37 +168,73 @@ func (l *Local) bundle(ev *attestext.Evidence, expected *attestext.Challenge) (*
 	if err != nil {
 		return nil, err
 	}
-	a, err := l.appraise(pat.Format, pat.Value, func(v *Verified) error {
-		if v.hashed {
-			return binding.CheckTokenOf(kat, v.IsAbout, expected)
+	a, err := l.appraise(pat.Format, pat.Value, func(v *Verified) (policy.Quote, error) {
+		freshness, err := binding.CheckBundle(kat, v.IsAbout, b.Epoch, expected)
+		if err != nil {
+			return policy.Quote{}, err
 		}
-		return binding.CheckToken(kat, v.ReportData, expected)
+		q := l.quote(freshness, b.Epoch)
+		q.DraftRule = expected.Binding != attestext.BindingHardened
+		return q, nil
 	})
 	if err != nil {
 		return nil, err
 	}
 	a.Key = kat.TIK
-	// A quote has no date: the platform evidence of a bundle is as old as its key.
-	a.Claims["platform_evidence_age"] = "unknown"
 	a.Format = format
 	return a, nil
+}
+
+// quote says how old the quote of a bundle is.
+func (l *Local) quote(f eat.Freshness, epoch []byte) policy.Quote {
+	switch f {
+	case eat.ForSession:
+		return policy.Quote{Tier: policy.FreshQuote}
+	case eat.Undated:
+		return policy.Quote{Tier: policy.UnknownTier}
+	}
+	q := policy.Quote{Tier: policy.KeyTier}
+	if l.Epochs == nil {
+		q.Unproven = "this side trusts nobody to date it"
+		return q
+	}
+	now := l.now()
+	began, err := l.Epochs.Issued(epoch, now)
+	if err != nil {
+		q.Unproven = "its age is not proven: " + err.Error()
+		return q
+	}
+	q.Age = max(0, now.Sub(began))
+	return q
+}
+
+func (l *Local) now() time.Time {
+	if l.Now != nil {
+		return l.Now()
+	}
+	return time.Now()
 }
 
 func wrongType(got attestext.EvidenceFormat, ev *attestext.Evidence) error {
 	return attestext.Errorf(attestext.ErrWrongType, opAppraise, "evidence is %v, selected was %v", got, ev.Type.Format)
 }
 
+// A boundFunc checks that verified evidence is about what it must be about, and says
+// when it was made.
+type boundFunc func(*Verified) (policy.Quote, error)
+
 // appraise appraises a TSM report or a TPM quote whose binding bound checks.
-func (l *Local) appraise(format attestext.EvidenceFormat, b []byte, bound func(*Verified) error) (*attestext.Appraisal, error) {
+func (l *Local) appraise(format attestext.EvidenceFormat, b []byte, bound boundFunc) (*attestext.Appraisal, error) {
 	v, err := l.verify(format, b)
 	if err != nil {
 		return nil, err
 	}
-	if err := bound(v); err != nil {
+	quote, err := bound(v)
+	if err != nil {
 		return nil, err
 	}
-	d, err := v.Evaluate()
-	if err != nil {
+	d, _ := v.Evaluate()
+	if err := l.Policy.EvaluateQuote(d, quote); err != nil {
 		return nil, err
 	}
 	reasons := make([]string, len(d.Reasons))
@@ -194,6 +244,7 @@ func (l *Local) appraise(format attestext.EvidenceFormat, b []byte, bound func(*
 	a := &attestext.Appraisal{Verdict: d.Verdict.String(), Vector: d.Values(), Format: format, Machine: v.machine, Claims: v.claims}
 	a.Claims["reasons"] = reasons
 	a.Claims["ear"] = d.EAR()
+	setAge(a.Claims, quote)
 	return a, nil
 }
 
@@ -211,6 +262,19 @@ func (l *Local) verify(format attestext.EvidenceFormat, b []byte) (*Verified, er
 		return nil, err
 	}
 	return l.Verify(r)
+}
+
+// setAge says in claims when the quote was made.
+func setAge(claims map[string]any, q policy.Quote) {
+	age := "unknown"
+	switch {
+	case q.Tier == policy.FreshQuote:
+		age = "this session"
+	case q.Tier == policy.KeyTier && q.Unproven == "":
+		age = "at most " + q.Age.String()
+		claims["platform_evidence_max_age_seconds"] = q.Age.Seconds()
+	}
+	claims["platform_evidence_tier"], claims["platform_evidence_age"] = q.Tier.String(), age
 }
 
 // Verified is the evidence of a TSM report or a TPM quote once it has been verified and before
@@ -242,10 +306,7 @@ func (v *Verified) Evaluate() (*policy.Decision, error) { return v.evaluate() }
 // whether it is acceptable: that is for [Local.Appraise], which does all three.
 // It is for looking at evidence outside of a handshake.
 func (l *Local) Verify(r *tsm.Report) (*Verified, error) {
-	var now time.Time
-	if l.Now != nil {
-		now = l.Now()
-	}
+	now := l.now()
 	switch r.Provider {
 	case tsm.ProviderTDX:
 		return l.verifyTDX(r, now)

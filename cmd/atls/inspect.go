@@ -355,11 +355,12 @@ func valueTree(r *cmw.Record) *node {
 // bundleTree describes the token in a bundle of draft-bft-rats-kat-06.
 func bundleTree(encoded []byte) *node {
 	n := branch("key attestation token", nil)
-	token, pat, err := eat.ParseBundle(encoded)
+	bundle, err := eat.OpenBundle(encoded)
 	if err != nil {
 		n.add(leaf("does not parse", err.Error()))
 		return n
 	}
+	token, pat := bundle.KAT, bundle.PAT
 	kat, err := eat.VerifyKAT(token)
 	if err != nil {
 		n.add(leaf("its own signature does not verify", err.Error()))
@@ -370,10 +371,22 @@ func bundleTree(encoded []byte) *node {
 		leaf("signed by", hex.EncodeToString(kat.KAKPub)))
 	if r, err := tsm.Parse(pat.Format, pat.Value); err == nil {
 		if reportData, err := reportDataOf(r); err == nil {
-			n.add(leaf("platform evidence covers that key", eat.MatchKAKHash(kat.KAKPub, reportData[:])))
+			freshness, covers := eat.FreshnessOf(kat.KAKPub, isReportData(reportData), kat.Challenge, bundle.Epoch)
+			n.add(leaf("platform evidence covers that key", covers))
+			if covers {
+				n.add(leaf("platform evidence was made for", madeFor[freshness]))
+			}
 		}
 	}
 	return n
+}
+
+var madeFor = map[eat.Freshness]string{
+	eat.Undated: "nothing that dates it", eat.ForSession: "the session of that challenge", eat.ForEpoch: "the epoch of the ID beside it",
+}
+
+func isReportData(got [attestext.ReportDataSize]byte) func([attestext.ReportDataSize]byte) bool {
+	return func(want [attestext.ReportDataSize]byte) bool { return want == got }
 }
 
 // reportDataOf returns what the quote in r is about.

@@ -310,10 +310,11 @@ func (a *appraiser) report(d *document) (*tsm.Report, error) {
 		}
 		return tsm.Parse(format, value)
 	}
-	token, pat, err := eat.ParseBundle(d.data)
+	bundle, err := eat.OpenBundle(d.data)
 	if err != nil {
 		return nil, err
 	}
+	token, pat := bundle.KAT, bundle.PAT
 	kat, err := eat.VerifyKAT(token)
 	if err != nil {
 		return nil, err
@@ -326,7 +327,7 @@ func (a *appraiser) report(d *document) (*tsm.Report, error) {
 	if err != nil {
 		return nil, err
 	}
-	if !eat.MatchKAKHash(kat.KAKPub, reportData[:]) {
+	if _, covers := eat.FreshnessOf(kat.KAKPub, isReportData(reportData), kat.Challenge, bundle.Epoch); !covers {
 		return nil, attestext.Errorf(attestext.ErrBinding, "check binding", "platform evidence does not cover the key that signed the key attestation")
 	}
 	return r, nil

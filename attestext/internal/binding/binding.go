@@ -77,29 +77,27 @@ func explain(isAbout func([attestext.ReportDataSize]byte) bool, c *attestext.Cha
 	return unbound("report data is of another session or another key")
 }
 
-// CheckToken compares a key attestation and the report data of the platform evidence
-// that vouches for its signer with c.
-func CheckToken(kat *eat.KAT, platform [attestext.ReportDataSize]byte, c *attestext.Challenge) error {
-	return checkToken(kat, eat.MatchKAKHash(kat.KAKPub, platform[:]), c)
-}
-
-// CheckTokenOf is CheckToken for platform evidence that carries a hash of the report
-// data, which must be that of [eat.HashKAK].
-func CheckTokenOf(kat *eat.KAT, isAbout func(want [attestext.ReportDataSize]byte) bool, c *attestext.Challenge) error {
-	return checkToken(kat, isAbout(KAKReportData(kat.KAKPub)), c)
-}
-
-// KAKReportData returns the report data that [eat.HashKAK] goes into: behind it are zeros.
-func KAKReportData(kak []byte) (reportData [attestext.ReportDataSize]byte) {
-	hash := eat.HashKAK(kak)
-	copy(reportData[:], hash[:])
-	return reportData
-}
-
-func checkToken(kat *eat.KAT, covered bool, c *attestext.Challenge) error {
-	if !covered {
-		return unbound("platform evidence does not cover the key that signed the key attestation")
+// CheckBundle compares a key attestation, the platform evidence that vouches for its
+// signer, and the epoch ID that came with them, nil if there is none, with c. isAbout
+// reports, in constant time, whether the platform evidence carries that report data.
+//
+// CheckBundle returns what the platform evidence shows of its age; that an epoch ID is
+// genuine, and that an age will do, is for the caller to say.
+func CheckBundle(kat *eat.KAT, isAbout func([attestext.ReportDataSize]byte) bool, epoch []byte, c *attestext.Challenge) (eat.Freshness, error) {
+	if err := checkKAT(kat, c); err != nil {
+		return eat.Undated, err
 	}
+	freshness, covers := eat.FreshnessOf(kat.KAKPub, isAbout, c.Value(), epoch)
+	switch {
+	case !covers && epoch != nil:
+		return eat.Undated, unbound("platform evidence does not cover the key that signed the key attestation, or not the epoch ID that came with it")
+	case !covers:
+		return eat.Undated, unbound("platform evidence does not cover the key that signed the key attestation, or was made for another session")
+	}
+	return freshness, nil
+}
+
+func checkKAT(kat *eat.KAT, c *attestext.Challenge) error {
 	challenge, tik := kat.Challenge, kat.TIK
 	if want := c.Value(); len(want) == 0 || !Equal(challenge, want) {
 		switch {
