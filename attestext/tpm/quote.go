@@ -16,6 +16,7 @@ package tpm
 import (
 	"bytes"
 	"crypto/sha256"
+	"crypto/subtle"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -297,6 +298,12 @@ func (p *Parts) Marshal() ([]byte, error) {
 		return nil, fmt.Errorf("encode TPM quote: %w", err)
 	}
 	return b, nil
+}
+
+// IsAbout reports whether q is about reportData, in constant time; see [QualifyingData].
+func (q *Quote) IsAbout(reportData [attestext.ReportDataSize]byte) bool {
+	want := QualifyingData(reportData)
+	return subtle.ConstantTimeCompare(q.ExtraData, want[:]) == 1
 }
 
 // DigestMatches reports whether the PCR values are those that the quote is about. It

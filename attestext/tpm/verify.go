@@ -3,7 +3,6 @@ package tpm
 import (
 	"bytes"
 	"crypto/sha256"
-	"crypto/subtle"
 	"crypto/x509"
 	"encoding/binary"
 	"time"
@@ -125,11 +124,9 @@ func (t *Trust) enrolled(name []byte) *EnrolledKey {
 // Quote returns a copy of the quote.
 func (v *Verified) Quote() *Quote { q := v.quote; return &q }
 
-// IsAbout reports whether the quote is about reportData, in constant time; see
-// [QualifyingData].
+// IsAbout is [Quote.IsAbout].
 func (v *Verified) IsAbout(reportData [attestext.ReportDataSize]byte) bool {
-	want := QualifyingData(reportData)
-	return subtle.ConstantTimeCompare(v.quote.ExtraData, want[:]) == 1
+	return v.quote.IsAbout(reportData)
 }
 
 // PCR returns the value of a PCR, of a bank named as in policies, or nil if the quote

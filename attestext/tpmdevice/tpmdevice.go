@@ -27,8 +27,9 @@ const DefaultPath = "/dev/tpmrm0"
 
 // Options say what is quoted. The zero value will do.
 type Options struct {
-	// PCRs are the registers that quotes are about, ascending. nil means 0 to 7: the
-	// firmware, its configuration, and the loader.
+	// PCRs are the registers that quotes are about, ascending. nil means 0 to 9 and 11
+	// to 15: what is measured until the system is up. Linux extends 10 with each file
+	// that IMA measures.
 	PCRs []int
 	// Bank is that of the registers. Zero means tpm.SHA256.
 	Bank tpm.Bank
@@ -107,7 +108,7 @@ func New(t transport.TPMCloser, opts *Options) (*Device, error) {
 		d.opts = *opts
 	}
 	if d.opts.PCRs == nil {
-		d.opts.PCRs = []int{0, 1, 2, 3, 4, 5, 6, 7}
+		d.opts.PCRs = []int{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 14, 15}
 	}
 	if d.opts.Bank == 0 {
 		d.opts.Bank = tpm.SHA256

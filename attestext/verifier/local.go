@@ -225,7 +225,7 @@ type boundFunc func(*Verified) (policy.Quote, error)
 
 // appraise appraises a TSM report or a TPM quote whose binding bound checks.
 func (l *Local) appraise(format attestext.EvidenceFormat, b []byte, bound boundFunc) (*attestext.Appraisal, error) {
-	v, err := l.verify(format, b)
+	v, err := l.VerifyEvidence(format, b)
 	if err != nil {
 		return nil, err
 	}
@@ -248,8 +248,9 @@ func (l *Local) appraise(format attestext.EvidenceFormat, b []byte, bound boundF
 	return a, nil
 }
 
-// verify parses and verifies a TSM report or a TPM quote.
-func (l *Local) verify(format attestext.EvidenceFormat, b []byte) (*Verified, error) {
+// VerifyEvidence is [Local.Verify] for a TSM report or a TPM quote that is to be parsed
+// first, in one of the formats that are not bundles.
+func (l *Local) VerifyEvidence(format attestext.EvidenceFormat, b []byte) (*Verified, error) {
 	if format.Equal(tpm.Format) {
 		q, err := tpm.Parse(b)
 		if err != nil {
@@ -278,7 +279,7 @@ func setAge(claims map[string]any, q policy.Quote) {
 }
 
 // Verified is the evidence of a TSM report or a TPM quote once it has been verified and before
-// anything is compared. Only [Local.Verify] and [Local.VerifyTPM] make one that is not empty.
+// anything is compared. Only [Local.Verify] and its like make one that is not empty.
 type Verified struct {
 	// ReportData is what the TEE was asked to sign. What it must be is for the caller
 	// to check. A TPM carries a hash of it, and this is then zero: see IsAbout.

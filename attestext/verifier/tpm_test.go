@@ -95,7 +95,7 @@ func TestTPMQuotesAreAppraised(t *testing.T) {
 			l.Policy.TPM.PCRs["sha256"]["7"] = []policy.PCRValue{bytes.Repeat([]byte{1}, 32)}
 		}, attestext.ErrPolicy, "pcrs sha256 7"},
 		{"PCR that is not quoted", func(l *verifier.Local) {
-			l.Policy.TPM.PCRs["sha256"]["8"] = []policy.PCRValue{make([]byte, 32)}
+			l.Policy.TPM.PCRs["sha256"]["10"] = []policy.PCRValue{make([]byte, 32)}
 		}, attestext.ErrPolicy, "not about it"},
 		{"other machine", func(l *verifier.Local) { l.Policy.TPM.EKIDs[0][0] ^= 1 }, attestext.ErrPolicy, "ek_ids"},
 		{"policy for TDX", func(l *verifier.Local) { l.Policy = &policy.Policy{TDX: &policy.TDXPolicy{}} }, attestext.ErrPolicy, "no section for TPMs"},

@@ -206,7 +206,7 @@ func (f *connFlags) attestation(s *setup) error {
 
 // attester returns what --attest names, or nil.
 func (f *connFlags) attester(s *setup, name string, formats []attestext.EvidenceFormat) (attestext.Attester, error) {
-	const hint = "it can be softtee:tdx, softtee:snp, configfs, exec:COMMAND or results:FILE"
+	const hint = "it can be softtee:tdx, softtee:snp, configfs, tpm:PATH, exec:COMMAND or results:FILE"
 	scheme, rest, _ := strings.Cut(name, ":")
 	switch {
 	case name == "":
@@ -221,6 +221,8 @@ func (f *connFlags) attester(s *setup, name string, formats []attestext.Evidence
 			return nil, usagef("softtee:tdx and softtee:snp need no TEE, and prove nothing", "--attest configfs: %w", err)
 		}
 		return f.quoting(q, formats)
+	case name == "tpm" || scheme == "tpm":
+		return f.openTPM(s, rest, formats)
 	case scheme == "exec":
 		c, err := s.plugin("attest", rest, formats)
 		if err != nil {
@@ -233,7 +235,11 @@ func (f *connFlags) attester(s *setup, name string, formats []attestext.Evidence
 
 // quoting returns an attester on q, narrowed to formats if there are some.
 func (f *connFlags) quoting(q attester.Quoter, formats []attestext.EvidenceFormat) (attestext.Attester, error) {
-	a := attester.New(q)
+	return f.narrowed(attester.New(q), formats)
+}
+
+// narrowed returns a, narrowed to formats if there are some.
+func (f *connFlags) narrowed(a *attester.Attester, formats []attestext.EvidenceFormat) (attestext.Attester, error) {
 	if len(formats) == 0 {
 		return a, nil
 	}

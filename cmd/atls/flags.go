@@ -42,9 +42,12 @@ Flags:
     --binding RULE              hardened (default) or draft-08; alike on both ends
     --attest TEE                attest to the peer: configfs (the TEE that this machine
                                 is, TDX or SEV-SNP), softtee:tdx or softtee:snp (which
-                                prove nothing, and are for trying things out),
-                                exec:COMMAND, or results:FILE, which presents what a
+                                prove nothing, and are for trying things out), tpm or
+                                tpm:PATH (a TPM 2.0, or the socket of swtpm; see "atls
+                                help enrol"), exec:COMMAND, or results:FILE, which presents what a
                                 verifier said before (passport)
+    --ak-chain FILE             with tpm: the certificate of its attestation key, and the
+                                authorities below the root, in PEM
     --verify HOW                have the peer attest, and appraise it: local, exec:COMMAND,
                                 veraison:URL, which asks an appraisal service, or
                                 results, which asks for such a result (passport)
@@ -65,7 +68,8 @@ Flags:
                                 and current TEE, with the verdict "warning"
     --trust-roots FILE          roots of the peer's TEE in PEM (default Intel's and
                                 AMD's). One file may hold those of both; a TEE that
-                                has none in it is not trusted. With --verify results the
+                                has none in it is not trusted. Blocks TPM ENROLLED KEY and
+                                TPM AK ROOT CERTIFICATE are for TPMs. With --verify results the
                                 keys of verifiers, in JSON, or in PEM or as a JWK
                                 with one --verifier-id; with --verify veraison the service's
                                 key, in PEM or as a JWK (default its own word)
@@ -88,7 +92,7 @@ type connFlags struct {
 	allowAttestationOnly           bool
 	attestedKey                    string
 	peerAttestedKey                bool
-	attest, verify                 string
+	attest, verify, akChain        string
 	evidenceTypes, verifierIDs     []string
 	policy, trustRoots, collateral string
 	codePoints, keylog             string
@@ -159,6 +163,7 @@ func (f *connFlags) register(fs *flag.FlagSet) {
 	fs.StringVar(&f.attest, "attest", "", "")
 	fs.StringVar(&f.refreshFrom, "refresh-from", "", "")
 	fs.StringVar(&f.refreshWith, "refresh-with", "", "")
+	fs.StringVar(&f.akChain, "ak-chain", "", "")
 	fs.StringVar(&f.verify, "verify", "", "")
 	fs.StringVar(&f.peer, "peer", "", "")
 	fs.Func("evidence-type", "", appendTo(&f.evidenceTypes))
@@ -219,6 +224,8 @@ func (f *connFlags) check() error {
 		return usagef("it is for --mode post-handshake and combined", "--carriage %s has no effect in --mode %s", f.carriage, f.mode)
 	case f.mode == "none" && (f.attest != "" || f.verify != ""):
 		return usagef("leave --mode out", "--mode none goes with neither --attest nor --verify")
+	case f.akChain != "" && !f.attestsByTPM():
+		return usagef("", "--ak-chain is for --attest tpm")
 	case f.peer != "" && f.verify == "":
 		return usagef("--verify says how to appraise the peer", "--peer %s has no effect without --verify", f.peer)
 	case f.verify != "local" && f.policy+f.collateral != "", f.verify != "local" && f.verify != "results" && !strings.HasPrefix(f.verify, "veraison:") && f.trustRoots != "":

@@ -18,6 +18,7 @@ import (
 	"github.com/attestedtls/atls/attestext/eat"
 	"github.com/attestedtls/atls/attestext/sevsnp"
 	"github.com/attestedtls/atls/attestext/tdx"
+	"github.com/attestedtls/atls/attestext/tpm"
 	"github.com/attestedtls/atls/attestext/tsm"
 	"github.com/attestedtls/atls/attestext/verifier"
 )
@@ -26,7 +27,7 @@ const inspectUsage = `Usage:
     atls inspect FILE [--json]
 
 Says what is in FILE, or in standard input if it is "-": a TDX quote, an SEV-SNP report,
-a TSM report, a CMW, a bundle of a KAT and a PAT, or collateral. It verifies nothing:
+a TSM report, a TPM quote, a CMW, a bundle of a KAT and a PAT, or collateral. It verifies nothing:
 see "atls help verify".
 
 Examples:
@@ -100,6 +101,7 @@ type document struct {
 	quote      *tdx.Quote
 	snp        *sevsnp.Report
 	report     *tsm.Report
+	tpm        *tpm.Quote
 	cmw        *cmw.CMW
 	collateral *verifier.Local // that has collateral and nothing else
 	data       []byte
@@ -136,6 +138,10 @@ func detect(data []byte) (*document, error) {
 		d.kind = kindReport
 		return d, nil
 	}
+	if d.tpm, err = tpm.Parse(data); err == nil {
+		d.kind = kindTPM
+		return d, nil
+	}
 	text := bytes.TrimSpace(data)
 	if d.report, err = tsm.ParseJSON(text); err == nil {
 		d.kind = kindReport
@@ -162,7 +168,7 @@ func detect(data []byte) (*document, error) {
 	if !isQuote {
 		likely = err
 	}
-	return nil, &malformedError{fmt.Errorf("neither a TDX quote, nor an SEV-SNP report, a TSM report, a CMW or collateral: %w", likely)}
+	return nil, &malformedError{fmt.Errorf("neither a TDX quote, nor an SEV-SNP report, a TSM report, a TPM quote, a CMW or collateral: %w", likely)}
 }
 
 func (d *document) tree() *node {
@@ -173,6 +179,8 @@ func (d *document) tree() *node {
 		return snpTree(d.snp)
 	case kindReport:
 		return reportTree(d.report)
+	case kindTPM:
+		return tpmTree(d.tpm)
 	case kindCollateral:
 		n := branch(kindCollateral, nil)
 		if c := d.collateral.TDXCollateral; c != nil {
@@ -349,6 +357,13 @@ func valueTree(r *cmw.Record) *node {
 			n.add(reportTree(report))
 		}
 	}
+	if r.Format.Equal(tpm.Format) {
+		if q, err := tpm.Parse(r.Value); err != nil {
+			n.add(leaf("does not parse", err.Error()))
+		} else {
+			n.add(tpmTree(q))
+		}
+	}
 	return n
 }
 
@@ -369,13 +384,11 @@ func bundleTree(encoded []byte) *node {
 	n.add(leaf("challenge", hex.EncodeToString(kat.Challenge)),
 		leaf("TLS key (SPKI)", hex.EncodeToString(kat.TIK)),
 		leaf("signed by", hex.EncodeToString(kat.KAKPub)))
-	if r, err := tsm.Parse(pat.Format, pat.Value); err == nil {
-		if reportData, err := reportDataOf(r); err == nil {
-			freshness, covers := eat.FreshnessOf(kat.KAKPub, isReportData(reportData), kat.Challenge, bundle.Epoch)
-			n.add(leaf("platform evidence covers that key", covers))
-			if covers {
-				n.add(leaf("platform evidence was made for", madeFor[freshness]))
-			}
+	if isAbout, err := platformAbout(&pat); err == nil {
+		freshness, covers := eat.FreshnessOf(kat.KAKPub, isAbout, kat.Challenge, bundle.Epoch)
+		n.add(leaf("platform evidence covers that key", covers))
+		if covers {
+			n.add(leaf("platform evidence was made for", madeFor[freshness]))
 		}
 	}
 	return n
@@ -385,8 +398,22 @@ var madeFor = map[eat.Freshness]string{
 	eat.Undated: "nothing that dates it", eat.ForSession: "the session of that challenge", eat.ForEpoch: "the epoch of the ID beside it",
 }
 
-func isReportData(got [attestext.ReportDataSize]byte) func([attestext.ReportDataSize]byte) bool {
-	return func(want [attestext.ReportDataSize]byte) bool { return want == got }
+// platformAbout returns what reports whether platform evidence, which nobody has
+// verified, is about that report data.
+func platformAbout(pat *cmw.Record) (func([attestext.ReportDataSize]byte) bool, error) {
+	if pat.Format.Equal(tpm.Format) {
+		q, err := tpm.Parse(pat.Value)
+		if err != nil {
+			return nil, err
+		}
+		return q.IsAbout, nil
+	}
+	r, err := tsm.Parse(pat.Format, pat.Value)
+	if err != nil {
+		return nil, err
+	}
+	got, err := reportDataOf(r)
+	return func(want [attestext.ReportDataSize]byte) bool { return want == got }, err
 }
 
 // reportDataOf returns what the quote in r is about.

@@ -23,6 +23,7 @@ const usage = `Usage:
     atls dial HOST:PORT [--ca FILE] [--verify local [--policy FILE]] [FLAGS]
     atls inspect FILE
     atls verify FILE [--trust-roots FILE] [--collateral FILE] [--policy FILE]
+    atls enrol [--tpm PATH] [--ek-roots FILE]
     atls verifier [--listen ADDR] [--trust-roots FILE] [--collateral FILE] [--policy FILE] [--key FILE]
     atls interop [--peer NAME] [--case ID] [--quick]
 
@@ -40,6 +41,7 @@ Commands:
     dial       a client: standard input to the peer, the reply to standard output
     inspect    what a quote, report, wrapper or collateral says, as a tree
     verify     appraise evidence offline
+    enrol      have the attestation key of this machine's TPM trusted by others
     verifier   a service that appraises evidence for others
     interop    handshakes with TLS stacks by others, as a matrix
 
@@ -72,6 +74,7 @@ func init() {
 		"dial":     {dialUsage, runDial},
 		"inspect":  {inspectUsage, runInspect},
 		"verify":   {verifyUsage, runVerify},
+		"enrol":    {enrolUsage, runEnrol},
 		"verifier": {verifierUsage, runVerifier},
 		"interop":  {interopUsage, runInterop},
 	}

@@ -42,7 +42,10 @@ func (q *quoteFlags) register(fs *flag.FlagSet) {
 func (q *quoteFlags) set() bool { return q.limit != nil || q.takes != 0 }
 
 // wanted reports whether there is to be a queue before the TEE that --attest names.
-func (q *quoteFlags) wanted(attest string) bool { return q.set() || attest == "configfs" }
+func (q *quoteFlags) wanted(attest string) bool {
+	_, byTPM := isTPM(attest)
+	return q.set() || attest == "configfs" || byTPM
+}
 
 // queue returns a queue before a.
 func (q *quoteFlags) queue(a attestext.Attester) (*scheduler.Scheduler, error) {

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"crypto/x509"
 	"encoding/hex"
@@ -23,8 +22,8 @@ const verifyUsage = `Usage:
     atls verify FILE [FLAGS]
 
 Appraises the evidence in FILE, or in standard input if it is "-": a TDX quote, an
-SEV-SNP report, a TSM report with the one or the other, or a CMW that holds one or a
-bundle of a KAT and a PAT. It goes to no network.
+SEV-SNP report, a TSM report with the one or the other, a TPM quote, or a CMW that holds
+one or a bundle of a KAT and a PAT. It goes to no network.
 
 Examples:
     $ atls verify quote.bin --collateral collateral.json --policy policy.json
@@ -245,11 +244,7 @@ func (a *appraiser) appraise(ctx context.Context, d *document, o *outcome) error
 	if a.challenge != nil && a.challenge.Kind == attestext.AttestationOnly {
 		return attestext.Errorf(attestext.ErrWrongType, "check binding", "a report by itself names no key; attestation-only wants it in a bundle")
 	}
-	r, err := a.report(d)
-	if err != nil {
-		return err
-	}
-	v, err := a.local.Verify(r)
+	v, err := a.verified(d)
 	if err != nil {
 		return err
 	}
@@ -261,7 +256,7 @@ func (a *appraiser) appraise(ctx context.Context, d *document, o *outcome) error
 		}
 		want = rd[:]
 	}
-	if want != nil && !bytes.Equal(v.ReportData[:], want) {
+	if want != nil && !v.IsAbout([attestext.ReportDataSize]byte(want)) {
 		return attestext.Errorf(attestext.ErrBinding, "check binding", "report data is %x, want %x", v.ReportData, want)
 	}
 	decision, err := v.Evaluate()
@@ -292,23 +287,25 @@ func (a *appraiser) appraiseBound(ctx context.Context, encoded []byte, o *outcom
 	return nil
 }
 
-// report returns the TSM report in d, or that which d would be in. Of a bundle, the
-// token's signature is checked, and that the quote covers its key.
-func (a *appraiser) report(d *document) (*tsm.Report, error) {
+// verified verifies the report or quote in d. Of a bundle, the token's signature is
+// checked, and that the platform's evidence covers its key.
+func (a *appraiser) verified(d *document) (*verifier.Verified, error) {
 	switch d.kind {
 	case kindQuote:
-		return &tsm.Report{Provider: tsm.ProviderTDX, OutBlob: d.quote.Raw()}, nil
+		return a.local.Verify(&tsm.Report{Provider: tsm.ProviderTDX, OutBlob: d.quote.Raw()})
 	case kindSNP:
-		return &tsm.Report{Provider: tsm.ProviderSNP, OutBlob: d.snp.Raw()}, nil
+		return a.local.Verify(&tsm.Report{Provider: tsm.ProviderSNP, OutBlob: d.snp.Raw()})
 	case kindReport:
-		return d.report, nil
+		return a.local.Verify(d.report)
+	case kindTPM:
+		return a.local.VerifyTPM(d.tpm)
 	}
 	if d.cmw.Form != cmw.CBORCollection || d.cmw.Collection.Type != eat.BundleType {
 		format, value, err := d.cmw.Evidence()
 		if err != nil {
 			return nil, err
 		}
-		return tsm.Parse(format, value)
+		return a.local.VerifyEvidence(format, value)
 	}
 	bundle, err := eat.OpenBundle(d.data)
 	if err != nil {
@@ -319,18 +316,14 @@ func (a *appraiser) report(d *document) (*tsm.Report, error) {
 	if err != nil {
 		return nil, err
 	}
-	r, err := tsm.Parse(pat.Format, pat.Value)
+	isAbout, err := platformAbout(&pat)
 	if err != nil {
 		return nil, err
 	}
-	reportData, err := reportDataOf(r)
-	if err != nil {
-		return nil, err
-	}
-	if _, covers := eat.FreshnessOf(kat.KAKPub, isReportData(reportData), kat.Challenge, bundle.Epoch); !covers {
+	if _, covers := eat.FreshnessOf(kat.KAKPub, isAbout, kat.Challenge, bundle.Epoch); !covers {
 		return nil, attestext.Errorf(attestext.ErrBinding, "check binding", "platform evidence does not cover the key that signed the key attestation")
 	}
-	return r, nil
+	return a.local.VerifyEvidence(pat.Format, pat.Value)
 }
 
 const notBound = "NOT CHECKED: freshness and binding. Nobody said what the evidence must be bound to, so anybody may have recorded it earlier"

@@ -1,0 +1,167 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/attestedtls/atls/attestext"
+	"github.com/attestedtls/atls/attestext/attester"
+	"github.com/attestedtls/atls/attestext/eat"
+	"github.com/attestedtls/atls/attestext/tpm"
+	"github.com/attestedtls/atls/attestext/tpmdevice"
+	"github.com/attestedtls/atls/internal/swtpm"
+)
+
+func TestTPM(t *testing.T) {
+	socket := swtpm.Start(t)
+	dir := t.TempDir()
+	write := func(name string, b []byte) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	e := atls(t, "", "enrol", "--tpm", socket, "--insecure-any-ek")
+	if e.status != 0 || !strings.Contains(e.stdout, tpm.PEMKey) {
+		t.Fatalf("status %d: %s%s", e.status, e.stdout, e.stderr)
+	}
+	roots := write("roots.pem", []byte(e.stdout))
+	var enrolled struct {
+		EK string `json:"ek_id"`
+	}
+	e = atls(t, "", "enrol", "--tpm", socket, "--insecure-any-ek", "--json")
+	if err := json.Unmarshal([]byte(e.stdout), &enrolled); err != nil || len(enrolled.EK) != 64 {
+		t.Fatalf("%v: %s", err, e.stdout)
+	}
+	if e := atls(t, "", "enrol", "--tpm", socket, "--ek-id", enrolled.EK); e.status != 0 {
+		t.Errorf("the EK that it is: status %d: %s", e.status, e.stderr)
+	}
+	if e := atls(t, "", "enrol", "--tpm", socket, "--ek-id", strings.Repeat("01", 32)); e.status != 3 || !strings.Contains(e.stderr, "not known") {
+		t.Errorf("another EK: status %d: %s", e.status, e.stderr)
+	}
+	if e := atls(t, "", "enrol", "--tpm", socket, "--ek-roots", pki("ca.pem")); e.status != 3 || !strings.Contains(e.stderr, "no certificate") {
+		t.Errorf("roots: status %d: %s", e.status, e.stderr)
+	}
+
+	zero := strings.Repeat("00", 32)
+	good := write("policy.json", fmt.Appendf(nil, `{"tpm": {"pcrs": {"sha256": {"4": [%q], "11": [%q]}}, "ek_ids": [%q]}}`, zero, zero, enrolled.EK))
+	bad := write("bad.json", fmt.Appendf(nil, `{"tpm": {"pcrs": {"sha256": {"4": [%q]}}}}`, strings.Repeat("01", 32)))
+	attest, verify := []string{"--attest", "tpm:" + socket}, []string{"--verify", "local", "--trust-roots", roots, "--policy", good}
+	only := []string{"--credential", "attestation-only", "--allow-attestation-only"}
+	for name, c := range map[string]struct{ serve, dial []string }{
+		"server":                   {args(identity(), attest), verify},
+		"server, type chosen":      {args(identity(), attest), args(verify, []string{"--evidence-type", tpm.MediaType})},
+		"server, attestation-only": {args(attest, only), args(verify, only)},
+		"server, after":            {args(identity(), attest, []string{"--mode", "post-handshake"}), args(verify, []string{"--mode", "post-handshake"})},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := connect(t, c.serve, c.dial)
+			p.ok(t)
+			attested(t, p.c)
+			if m := p.c["peer"].(map[string]any)["machine"]; m != "tpm-ek:"+enrolled.EK {
+				t.Errorf("machine %v", m)
+			}
+		})
+	}
+	for name, c := range map[string]struct {
+		dial   []string
+		status int
+		say    string
+	}{
+		"other PCRs":         {[]string{"--verify", "local", "--trust-roots", roots, "--policy", bad}, 4, "pcrs sha256 4"},
+		"not enrolled":       {[]string{"--verify", "local", "--trust-roots", pki("trust-roots.pem"), "--policy", good, "--evidence-type", attestext.EvidenceFormat{MediaType: eat.BundleMediaType}.String()}, 3, "no attestation key of a TPM is trusted"},
+		"type nobody trusts": {[]string{"--verify", "local", "--trust-roots", pki("trust-roots.pem"), "--evidence-type", tpm.MediaType}, 1, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if c.status == 1 {
+				if e := atls(t, "", args([]string{"dial", "127.0.0.1:1"}, c.dial)...); e.status != 1 {
+					t.Errorf("status %d: %s", e.status, e.stderr)
+				}
+				return
+			}
+			p := connect(t, args(identity(), attest), c.dial)
+			if p.dialer.status != c.status || !strings.Contains(fmt.Sprint(p.c["error"]), c.say) {
+				t.Errorf("status %d: %s", p.dialer.status, p.dialer.stdout)
+			}
+		})
+	}
+
+	// Offline.
+	d, err := tpmdevice.Open(socket, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	r, err := d.Record(t.Context(), tpm.Format, [64]byte{1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	record, err := r.CBOR()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ch := &attestext.Challenge{
+		Role: attestext.RoleServer, Binding: attestext.BindingHardened, Kind: attestext.AttestationOnly,
+		Nonce: make([]byte, 32), Binder: make([]byte, 32), SPKI: publicKey(t),
+	}
+	bundle, err := attester.NewSource(d).Attest(t.Context(), &attestext.AttestRequest{
+		Type: attestext.EvidenceType{Kind: ch.Kind, Format: eat.BundleFormat}, Challenge: ch,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	quote := write("quote", r.Value)
+	for _, file := range []string{quote, write("record", record), write("bundle", bundle)} {
+		e := atls(t, "", "inspect", file)
+		if e.status != 0 || !strings.Contains(e.stdout, "PCR values are those quoted: true") {
+			t.Errorf("%s: status %d: %s%s", file, e.status, e.stdout, e.stderr)
+		}
+		if filepath.Base(file) == "bundle" && !strings.Contains(e.stdout, "platform evidence covers that key: true") {
+			t.Errorf("%s: %s", file, e.stdout)
+		}
+		for _, c := range []struct {
+			policy string
+			status int
+			say    string
+		}{{good, 0, "verdict: affirming"}, {bad, 4, "pcrs sha256 4"}} {
+			if e := atls(t, "", "verify", file, "--trust-roots", roots, "--policy", c.policy); e.status != c.status || !strings.Contains(e.stdout, c.say) {
+				t.Errorf("%s: status %d: %s%s", file, e.status, e.stdout, e.stderr)
+			}
+		}
+	}
+	for rd, status := range map[string]int{"01" + strings.Repeat("00", 63): 0, strings.Repeat("00", 64): 3} {
+		if e := atls(t, "", "verify", quote, "--trust-roots", roots, "--policy", good, "--report-data", rd); e.status != status {
+			t.Errorf("report data %s: status %d: %s%s", rd, e.status, e.stdout, e.stderr)
+		}
+	}
+}
+
+func publicKey(t *testing.T) []byte {
+	t.Helper()
+	b, err := readSPKI(pki("cert.pem"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+func TestMistakesAboutTPMs(t *testing.T) {
+	id := identity()
+	none := filepath.Join(t.TempDir(), "none")
+	checkMistakes(t, []mistake{
+		{args([]string{"serve", "--attest", "tpm:" + none}, id), 1, "no TPM 2.0"},
+		{args([]string{"serve", "--attest", "softtee:tdx", "--ak-chain", pki("ca.pem")}, id), 1, "--ak-chain is for --attest tpm"},
+		{args([]string{"serve", "--attest", "tpm:" + none, "--ak-chain", pki("policy.json")}, id), 2, "no certificate"},
+		{args([]string{"serve", "--attest", "tpm:" + none, "--ak-chain", none}, id), 1, "--ak-chain"},
+		{[]string{"enrol", "--tpm", none}, 1, "which endorsement key"},
+		{[]string{"enrol", "--tpm", none, "--insecure-any-ek"}, 1, "no TPM 2.0"},
+		{[]string{"enrol", "--tpm", none, "--ek-id", "00"}, 1, "--ek-id"},
+		{[]string{"enrol", "--tpm", none, "--ek-roots", pki("policy.json")}, 2, "no certificate"},
+		{[]string{"enrol", "x"}, 1, "takes 0 arguments"},
+	})
+}
