@@ -3,9 +3,12 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 
+	"github.com/attestedtls/atls/attestext/policy"
+	"github.com/attestedtls/atls/attestext/verifier"
 	"github.com/attestedtls/atls/tls"
 )
 
@@ -22,12 +25,17 @@ Examples:
     $ echo hello | atls dial localhost:4433 --ca pki/ca.pem --verify local \
         --trust-roots pki/trust-roots.pem --collateral pki/collateral.json --policy pki/policy.json
     $ atls dial localhost:4433 --ca pki/ca.pem --verify "exec:./my-verifier --strict"
+
+Flags of dial alone:
+    --machines DIR              remember in DIR from which machine each address attested
+                                when it was first accepted, and refuse any other later
 ` + sharedUsage
 
 func runDial(ctx context.Context, env *environment, args []string) error {
 	var f connFlags
 	fs := newFlagSet("dial")
 	f.register(fs)
+	machines := fs.String("machines", "", "")
 	rest, err := parseArgs(fs, args, 1, dialUsage)
 	if err != nil {
 		return err
@@ -41,6 +49,11 @@ func runDial(ctx context.Context, env *environment, args []string) error {
 		return err
 	}
 	defer setup.close()
+	if *machines != "" {
+		if err := setup.firstUse(*machines, rest[0]); err != nil {
+			return err
+		}
+	}
 	if setup.config.ServerName == "" {
 		setup.config.ServerName = host
 	}
@@ -55,6 +68,20 @@ func runDial(ctx context.Context, env *environment, args []string) error {
 		return &reportedError{r.err}
 	}
 	return err
+}
+
+// firstUse has the peer attest from the machine that is recorded for addr in dir.
+func (s *setup) firstUse(dir, addr string) error {
+	a := s.config.Attestation
+	if a == nil || a.Verifier == nil {
+		return usagef("for example --verify local", "--machines is for evidence that is verified here")
+	}
+	store, err := policy.OpenFileMachines(dir)
+	if err != nil {
+		return fmt.Errorf("--machines: %w", err)
+	}
+	a.Verifier = &verifier.FirstUse{Verifier: a.Verifier, Store: store, Peer: addr}
+	return nil
 }
 
 // dial connects, moves the data, and says how it went.
