@@ -29,6 +29,8 @@ Examples:
 Flags of dial alone:
     --machines DIR              remember in DIR from which machine each address attested
                                 when it was first accepted, and refuse any other later
+    --capture FILE              write the handshake, and the secrets that decrypt it, to
+                                FILE, for "atls inspect" and "atls verify"
 ` + sharedUsage
 
 func runDial(ctx context.Context, env *environment, args []string) error {
@@ -36,6 +38,7 @@ func runDial(ctx context.Context, env *environment, args []string) error {
 	fs := newFlagSet("dial")
 	f.register(fs)
 	machines := fs.String("machines", "", "")
+	fs.StringVar(&f.capture, "capture", "", "")
 	rest, err := parseArgs(fs, args, 1, dialUsage)
 	if err != nil {
 		return err
@@ -90,9 +93,26 @@ func dial(ctx context.Context, f *connFlags, config *tls.Config, addr string, en
 	if err != nil {
 		return unconnected(f, addr, err)
 	}
+	var record *recorder
+	if f.capture != "" {
+		record = new(recorder)
+		config = config.Clone()
+		if log := config.KeyLogWriter; log != nil {
+			config.KeyLogWriter = io.MultiWriter(log, record)
+		} else {
+			config.KeyLogWriter = record
+		}
+	}
 	s := newSession(raw, func(c net.Conn) *tls.Conn { return tls.Client(c, config) })
+	s.raw.record = record
 	defer context.AfterFunc(ctx, func() { raw.Close() })()
 	err = s.shake(ctx, f.timeout)
+	if record != nil {
+		record.stop(s.conn.ConnectionState().AttestationState)
+		if e := record.save(f.capture); err == nil {
+			err = e
+		}
+	}
 	if err == nil {
 		reply := env.stdout
 		if f.json {

@@ -101,6 +101,8 @@ type connFlags struct {
 
 	refreshFrom, refreshWith string
 
+	capture string // of dial alone
+
 	// Those of serve alone, and where it says what goes wrong meanwhile.
 	quotes quoteFlags
 	stderr *lineWriter

@@ -15,20 +15,23 @@ import (
 
 	"github.com/attestedtls/atls/attestext"
 	"github.com/attestedtls/atls/attestext/cmw"
+	"github.com/attestedtls/atls/attestext/ear"
 	"github.com/attestedtls/atls/attestext/eat"
 	"github.com/attestedtls/atls/attestext/sevsnp"
 	"github.com/attestedtls/atls/attestext/tdx"
 	"github.com/attestedtls/atls/attestext/tpm"
 	"github.com/attestedtls/atls/attestext/tsm"
 	"github.com/attestedtls/atls/attestext/verifier"
+	"github.com/attestedtls/atls/internal/capture"
 )
 
 const inspectUsage = `Usage:
     atls inspect FILE [--json]
 
 Says what is in FILE, or in standard input if it is "-": a TDX quote, an SEV-SNP report,
-a TSM report, a TPM quote, a CMW, a bundle of a KAT and a PAT, or collateral. It verifies nothing:
-see "atls help verify".
+a TSM report, a TPM quote, a CMW, signed ones included, a bundle of a KAT and a PAT, a
+KAT or another EAT, an EAR, collateral, or a handshake that "atls dial --capture" has
+written. It verifies nothing: see "atls help verify".
 
 Examples:
     $ atls inspect pki/evidence.cmw
@@ -44,6 +47,10 @@ const (
 	kindReport     = "TSM report"
 	kindCMW        = "CMW"
 	kindCollateral = "collateral"
+	kindEAR        = "EAR"
+	kindCOSE       = "COSE_Sign1"
+	kindJWS        = "JWS"
+	kindCapture    = "captured handshake"
 )
 
 func runInspect(_ context.Context, env *environment, args []string) error {
@@ -104,6 +111,9 @@ type document struct {
 	tpm        *tpm.Quote
 	cmw        *cmw.CMW
 	collateral *verifier.Local // that has collateral and nothing else
+	ear        *ear.Claims
+	signed     *node // what can be shown and not appraised
+	handshake  *handshake
 	data       []byte
 }
 
@@ -115,6 +125,24 @@ func detect(data []byte) (*document, error) {
 	}
 	d := &document{data: data}
 	var err error
+	if capture.IsCapture(data) {
+		if d.handshake, err = parseHandshake(data); err != nil {
+			return nil, &malformedError{err}
+		}
+		d.kind = kindCapture
+		return d, nil
+	}
+	if isToken(data) {
+		if d.ear, err = ear.ParseUnverified(bytes.TrimSpace(data)); err == nil {
+			d.kind = kindEAR
+			return d, nil
+		}
+		if d.signed = jwsTree(data); d.signed != nil {
+			d.kind = kindJWS
+			d.signed.add(leaf("no EAR", err.Error()))
+			return d, nil
+		}
+	}
 	quote := data
 	if n, err := tdx.QuoteSize(data); err == nil && len(bytes.Trim(data[n:], "\x00")) == 0 {
 		quote = data[:n] // hosts pad quotes with zeros
@@ -165,10 +193,14 @@ func detect(data []byte) (*document, error) {
 		d.kind = kindCMW
 		return d, nil
 	}
+	if d.signed = coseTree(d.data); d.signed != nil {
+		d.kind = kindCOSE
+		return d, nil
+	}
 	if !isQuote {
 		likely = err
 	}
-	return nil, &malformedError{fmt.Errorf("neither a TDX quote, nor an SEV-SNP report, a TSM report, a TPM quote, a CMW or collateral: %w", likely)}
+	return nil, &malformedError{fmt.Errorf("neither a TDX quote, nor an SEV-SNP report, a TSM report, a TPM quote, a CMW, a token, a capture or collateral: %w", likely)}
 }
 
 func (d *document) tree() *node {
@@ -192,6 +224,12 @@ func (d *document) tree() *node {
 			n.add(branch("SEV-SNP", nil, leaf("next update", c.NextUpdate().UTC().Format(time.RFC3339))))
 		}
 		return n
+	case kindEAR:
+		return earTree(d.ear)
+	case kindCOSE, kindJWS:
+		return d.signed
+	case kindCapture:
+		return d.handshake.tree()
 	}
 	return cmwTree(kindCMW, d.cmw, d.data)
 }
@@ -356,6 +394,16 @@ func valueTree(r *cmw.Record) *node {
 		} else {
 			n.add(reportTree(report))
 		}
+		return n
+	}
+	if isToken(r.Value) {
+		if c, err := ear.ParseUnverified(r.Value); err == nil {
+			n.add(earTree(c))
+		} else if t := jwsTree(r.Value); t != nil {
+			n.add(t)
+		}
+	} else if t := coseTree(r.Value); t != nil {
+		n.add(t)
 	}
 	if r.Format.Equal(tpm.Format) {
 		if q, err := tpm.Parse(r.Value); err != nil {

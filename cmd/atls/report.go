@@ -85,17 +85,24 @@ func newSession(raw net.Conn, make func(net.Conn) *tls.Conn) *session {
 type countingConn struct {
 	net.Conn
 	in, out atomic.Int64
+	record  *recorder // nil for none
 }
 
 func (c *countingConn) Read(b []byte) (int, error) {
 	n, err := c.Conn.Read(b)
 	c.in.Add(int64(n))
+	if c.record != nil {
+		c.record.received(b[:n])
+	}
 	return n, err
 }
 
 func (c *countingConn) Write(b []byte) (int, error) {
 	n, err := c.Conn.Write(b)
 	c.out.Add(int64(n))
+	if c.record != nil {
+		c.record.sent(b[:n])
+	}
 	return n, err
 }
 

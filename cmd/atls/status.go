@@ -188,6 +188,7 @@ var alertHints = map[uint8]string{
 	80:  "the peer could not make or appraise evidence; its own error says why",
 	109: "one end requires evidence that the other does not offer: it needs --attest, and the same --code-points on both ends",
 	116: "the peer wants a client certificate: --cert and --key",
+	225: "it holds no valid result of a verifier that this side trusts: see its --attest results, and --verifier-id here",
 	224: "the two ends have no --evidence-type and --credential in common",
 }
 

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto"
 	"crypto/x509"
 	"encoding/hex"
 	"encoding/pem"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/attestedtls/atls/attestext"
 	"github.com/attestedtls/atls/attestext/cmw"
+	"github.com/attestedtls/atls/attestext/ear"
 	"github.com/attestedtls/atls/attestext/eat"
 	"github.com/attestedtls/atls/attestext/policy"
 	"github.com/attestedtls/atls/attestext/tsm"
@@ -22,8 +24,9 @@ const verifyUsage = `Usage:
     atls verify FILE [FLAGS]
 
 Appraises the evidence in FILE, or in standard input if it is "-": a TDX quote, an
-SEV-SNP report, a TSM report with the one or the other, a TPM quote, or a CMW that holds
-one or a bundle of a KAT and a PAT. It goes to no network.
+SEV-SNP report, a TSM report with the one or the other, a TPM quote, a CMW that holds
+one or a bundle of a KAT and a PAT, an EAR, or a handshake that "atls dial --capture" has
+written. It goes to no network.
 
 Examples:
     $ atls verify quote.bin --collateral collateral.json --policy policy.json
@@ -33,7 +36,9 @@ Examples:
 
 Flags:
     --trust-roots FILE             roots of the TEE in PEM (default Intel's and AMD's);
-                                   one file may hold those of both
+                                   one file may hold those of both. For an EAR, the key
+                                   of its verifier, in PEM or as a JWK, or trusted
+                                   verifiers in JSON
     --collateral FILE              what the manufacturer says of its platforms, JSON;
                                    what is AMD's, revocation lists and certificates
                                    of chips, is in the member "snp"
@@ -84,15 +89,15 @@ func runVerify(ctx context.Context, env *environment, args []string) error {
 	if err != nil {
 		return err
 	}
-	a, err := f.appraiser()
-	if err != nil {
-		return err
-	}
 	data, err := env.readArgument(rest[0])
 	if err != nil {
 		return err
 	}
 	d, err := detect(data)
+	if err != nil {
+		return err
+	}
+	a, err := f.appraiser(d.isResult())
 	if err != nil {
 		return err
 	}
@@ -120,16 +125,26 @@ func runVerify(ctx context.Context, env *environment, args []string) error {
 // and reportData, or neither.
 type appraiser struct {
 	local      *verifier.Local
+	resultKeys []crypto.PublicKey // of the verifier of an EAR
 	challenge  *attestext.Challenge
 	reportData []byte
 }
 
-func (f *verifyFlags) appraiser() (*appraiser, error) {
-	local, err := localVerifier(f.trustRoots, f.collateral, f.policy)
+func (f *verifyFlags) appraiser(result bool) (*appraiser, error) {
+	var keys []crypto.PublicKey
+	roots := f.trustRoots
+	if result && roots != "" {
+		var err error
+		if keys, err = resultKeysOf(roots); err != nil {
+			return nil, err
+		}
+		roots = ""
+	}
+	local, err := localVerifier(roots, f.collateral, f.policy)
 	if err != nil {
 		return nil, err
 	}
-	a := &appraiser{local: local}
+	a := &appraiser{local: local, resultKeys: keys}
 	if f.skipCollateral {
 		switch {
 		case f.collateral != "":
@@ -235,6 +250,14 @@ type outcome struct {
 
 // appraise appraises d and notes verdict and reasons in o.
 func (a *appraiser) appraise(ctx context.Context, d *document, o *outcome) error {
+	switch {
+	case d.kind == kindCapture:
+		return a.appraiseHandshake(ctx, d.handshake, o)
+	case d.isResult():
+		return a.appraiseResult(d.data, nil, o)
+	case d.signed != nil:
+		return attestext.Errorf(attestext.ErrWrongType, "appraise evidence", "a %s by itself does not say on which platform it was made", d.kind)
+	}
 	if a.challenge != nil && d.kind == kindCMW {
 		return a.appraiseBound(ctx, d.data, o)
 	}
@@ -285,6 +308,24 @@ func (a *appraiser) appraiseBound(ctx context.Context, encoded []byte, o *outcom
 	o.reasons, _ = r.Claims()["reasons"].([]string)
 	o.ear, _ = r.Claims()["ear"].(map[string]any)
 	return nil
+}
+
+// isResult reports whether d is an Attestation Result, or a handshake with one.
+func (d *document) isResult() bool {
+	switch d.kind {
+	case kindEAR:
+		return true
+	case kindCMW:
+		_, _, err := ear.Unwrap(d.data)
+		return err == nil
+	case kindCapture:
+		for _, c := range d.handshake.sent {
+			if c.passport {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // verified verifies the report or quote in d. Of a bundle, the token's signature is
