@@ -1,0 +1,105 @@
+"""What a case asks of this peer. Imports nothing slow: most questions are answered by no."""
+
+SUITES = {"aes128": 0x1301, "aes256": 0x1302, "chacha20": 0x1303}
+GROUPS = {"x25519": 29, "p256": 23, "p384": 24, "p521": 25}
+
+# The wrong moves, by role.
+WRONG = {
+    "server": {
+        "unoffered-type", "selection-trailing-byte", "in-server-hello", "unasked-answer", "unasked-evidence", "no-evidence", "second-entry", "twice",
+        "malformed", "wrong-binder", "first-hello-binder", "nonce-for-binder", "wrong-role", "wrong-key", "bad-signature", "wrong-measurement",
+        "debug", "bad-certificate-verify", "proposal-without-request",
+    },
+    "client": {
+        "no-offer", "no-common-type", "request-no-common-type", "request-no-common-verifier", "short-nonce", "empty-list", "trailing-byte",
+        "unknown-encoding", "new-nonce-after-hrr", "dropped-after-hrr", "no-evidence", "no-certificate", "unasked-evidence", "malformed",
+        "wrong-binder", "wrong-role", "wrong-key", "bad-signature", "wrong-measurement",
+    },
+}
+
+
+class Plan:
+    """What to do: who attests how, and what to offer."""
+
+    def __init__(self, role):
+        self.role = role
+        self.attests = set()      # who presents evidence or results
+        self.results = False      # these are results
+        self.only = False         # in place of a certificate
+        self.draft08 = False
+        self.own = False          # this end's evidence is of its own making
+        self.suite = self.group = None
+        self.retry = False        # have a HelloRetryRequest
+        self.cert = ""            # suffix of the server's certificate
+        self.client_cert = False
+        self.wrong = None         # the wrong move to make
+        self.fails = False        # the handshake is not to succeed
+
+    def other(self):
+        return "server" if self.role == "client" else "client"
+
+
+def plan(case, role):
+    """Returns the plan for a case, or None."""
+    p = Plan(role)
+    words = case.split(".")
+    head, rest = words[0], words[1:]
+    if case in ("base", "base.ask"):
+        return p
+    if case == "refuse.no-evidence":
+        p.fails = True
+        return p
+    if case == "base.client-cert":
+        p.client_cert = True
+        return p
+    if case == "base.hrr":
+        p.retry = True
+        return p
+    if head == "base" and len(rest) == 2:
+        if rest[0] == "suite" and rest[1] in SUITES:
+            p.suite = SUITES[rest[1]]
+            return p
+        if rest[0] == "group" and rest[1] in GROUPS:
+            p.group = GROUPS[rest[1]]
+            return p
+        if rest[0] == "cert" and rest[1] in ("p384", "rsa", "ed25519", "large"):
+            p.cert = "-" + rest[1]
+            return p
+        return None
+    if head in ("attest", "passport") and len(rest) >= 2:
+        p.results = head == "passport"
+        p.attests = {"server": {"server"}, "client": {"client"}, "both": {"server", "client"}}.get(rest.pop(0), set())
+        kind = rest.pop(0)
+        if not p.attests or kind not in ("x509", "only") or not rest:
+            return None
+        p.only = kind == "only"
+        rule = rest.pop(0)
+        if rule not in ("hardened", "draft08"):
+            return None
+        p.draft08 = rule == "draft08"
+        for word in rest:
+            if word == "hrr":
+                p.retry = True
+            elif word in SUITES:
+                p.suite = SUITES[word]
+            elif word == "own" and role in p.attests:
+                p.own = True
+            elif word == "mismatch" and role not in p.attests:
+                p.fails = True
+            else:
+                return None
+        return p
+    if head == "wrong" and len(rest) == 2 and rest[0] == role and rest[1] in WRONG[role]:
+        p.wrong = rest[1]
+        p.fails = True
+        # What this end presents: evidence, unless the move is about asking.
+        p.attests = {role}
+        if p.wrong in ("request-no-common-type", "short-nonce", "empty-list", "trailing-byte", "unknown-encoding", "new-nonce-after-hrr", "dropped-after-hrr"):
+            p.attests = {"server"}
+        if p.wrong == "request-no-common-verifier":
+            p.attests, p.results = {"server"}, True
+        if p.wrong in ("unasked-answer", "unasked-evidence", "proposal-without-request", "no-offer"):
+            p.attests = set()
+        p.retry = p.wrong.endswith("after-hrr")
+        return p
+    return None
