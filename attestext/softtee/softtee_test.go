@@ -75,3 +75,53 @@ func TestQuoteVerifiesWithCollateralAndRevocation(t *testing.T) {
 		t.Errorf("status %q, collateral %v, instance %x", v.TCBStatus(), v.CollateralChecked(), v.PlatformInstanceID())
 	}
 }
+
+// Another machine is genuine under the same root, can be revoked by itself, and may
+// be certified at an older level, which collateral can know.
+func TestOtherMachinesOfThePKI(t *testing.T) {
+	verify := func(tee *softtee.TDX, o *softtee.CollateralOptions, of *softtee.TDX) (*tdx.Verified, error) {
+		t.Helper()
+		raw, err := tee.Quote([64]byte{1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		q, err := tdx.Parse(raw)
+		if err != nil {
+			t.Fatal(err)
+		}
+		o.Now = testTime.Add(-time.Hour)
+		c, err := of.Collateral(o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return tdx.Verify(q, &tdx.VerifyOptions{Roots: softtee.Roots(), Collateral: c, Now: testTime})
+	}
+	one := softtee.NewTDX(nil)
+	other := softtee.NewTDX(&softtee.TDXOptions{Machine: "other"})
+	old := softtee.NewTDX(&softtee.TDXOptions{Machine: "old", OldTCB: true})
+	a, err := verify(one, &softtee.CollateralOptions{}, one)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := verify(other, &softtee.CollateralOptions{}, one)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if string(a.PlatformInstanceID()) == string(b.PlatformInstanceID()) {
+		t.Error("two machines with one identity")
+	}
+	if _, err := verify(other, &softtee.CollateralOptions{RevokePCK: true}, other); err == nil {
+		t.Error("a revoked machine is accepted")
+	}
+	if _, err := verify(one, &softtee.CollateralOptions{RevokePCK: true}, other); err != nil {
+		t.Errorf("revoking one machine revokes another: %v", err)
+	}
+	if _, err := verify(old, &softtee.CollateralOptions{OldTCBStatus: tdx.TCBUpToDate}, one); err != nil {
+		t.Error(err)
+	}
+	for _, status := range []string{"", "OutOfDate"} {
+		if _, err := verify(old, &softtee.CollateralOptions{OldTCBStatus: status}, one); err == nil {
+			t.Errorf("an old level is accepted where its status is %q", status)
+		}
+	}
+}

@@ -66,28 +66,58 @@ const (
 // An intelPKI has the names and the shape of Intel's for SGX and TDX: a root, the
 // authority that certifies platforms, one platform, and the signer of collateral.
 type intelPKI struct {
-	root, platformCA, tcbSigning, pck *authority
-	attestationKey                    *ecdsa.PrivateKey
+	root, platformCA, tcbSigning *authority
+	platform
+}
+
+// A platform is one machine, which quotes with its attestation key; pck certifies it.
+type platform struct {
+	pck            *authority
+	attestationKey *ecdsa.PrivateKey
 }
 
 func newIntelPKI(seed string) *intelPKI {
-	p := &intelPKI{attestationKey: deriveKey(seed, "attestation key")}
+	p := &intelPKI{}
 	p.root = issue(seed, "Intel SGX Root CA", serialRoot, true, nil, rootCRLURL)
 	p.platformCA = issue(seed, "Intel SGX PCK Platform CA", serialPlatformCA, true, p.root, rootCRLURL)
 	p.tcbSigning = issue(seed, "Intel SGX TCB Signing", serialTCBSigning, false, p.root, rootCRLURL)
-	p.pck = issuePCK(seed, p.platformCA, platformInstanceID(seed))
+	p.platform = newPlatform(&TDXOptions{Seed: seed}, p.platformCA)
 	return p
 }
 
-// issuePCK makes the certificate of the platform with that identity.
-func issuePCK(seed string, ca *authority, instance [tdx.PlatformInstanceIDSize]byte) *authority {
-	return issue(seed, "Intel SGX PCK Certificate", serialPCK, false, ca, pckCRLURL, sgxExtension(seed, instance))
+// newPlatform makes the machine of o, below ca.
+func newPlatform(o *TDXOptions, ca *authority) platform {
+	seed, serial := o.Seed, int64(serialPCK)
+	if o.Machine != "" {
+		seed += "\x00" + o.Machine
+		d := derive(seed, "serial number")
+		serial += 1 + int64(binary.BigEndian.Uint32(d[:]))
+	}
+	instance := platformInstanceID(seed)
+	if o.ZeroPlatformID {
+		instance = [tdx.PlatformInstanceIDSize]byte{}
+	}
+	svn := platformCPUSVN
+	if o.OldTCB {
+		svn = oldCPUSVN()
+	}
+	return platform{
+		pck:            issue(seed, "Intel SGX PCK Certificate", serial, false, ca, pckCRLURL, sgxExtension(seed, instance, svn)),
+		attestationKey: deriveKey(seed, "attestation key"),
+	}
+}
+
+// oldCPUSVN is that of platforms with OldTCB.
+func oldCPUSVN() [16]byte {
+	svn := platformCPUSVN
+	svn[0]--
+	return svn
 }
 
 // sgxExtension is the extension of PCK certificates that names the platform and
 // its TCB level: Intel's "SGX PCK Certificate and CRL Profile Specification",
 // section 1.3.5.
-func sgxExtension(seed string, instance [tdx.PlatformInstanceIDSize]byte) pkix.Extension {
+func sgxExtension(seed string, instance [tdx.PlatformInstanceIDSize]byte, cpuSVN [16]byte) pkix.Extension {
 	base := asn1.ObjectIdentifier{1, 2, 840, 113741, 1, 13, 1}
 	oid := func(arcs ...int) asn1.ObjectIdentifier {
 		return append(base[:len(base):len(base)], arcs...)
@@ -97,10 +127,10 @@ func sgxExtension(seed string, instance [tdx.PlatformInstanceIDSize]byte) pkix.E
 		Value any
 	}
 	var tcb []item
-	for i, svn := range platformCPUSVN {
+	for i, svn := range cpuSVN {
 		tcb = append(tcb, item{oid(2, i+1), int(svn)})
 	}
-	tcb = append(tcb, item{oid(2, 17), platformPCESVN}, item{oid(2, 18), platformCPUSVN[:]})
+	tcb = append(tcb, item{oid(2, 17), platformPCESVN}, item{oid(2, 18), cpuSVN[:]})
 	ppid := derive(seed, "PPID")
 	der, err := asn1.Marshal([]item{
 		{oid(1), ppid[:16]},
@@ -127,6 +157,12 @@ type TDXOptions struct {
 	// Seed chooses the PKI. The empty one is that of [Roots]; any other is a PKI
 	// that the first one knows nothing of.
 	Seed string
+	// Machine chooses the platform; any but the empty one is another machine of the
+	// same PKI, with an identity and keys of its own.
+	Machine string
+	// OldTCB has the manufacturer certify the platform at a TCB level below that of
+	// the ordinary one. Collateral knows the level only with OldTCBStatus.
+	OldTCB bool
 	// Debug has the TD run under debug.
 	Debug bool
 	// ForeignQE has the quote signed by an enclave of the platform's owner, which
@@ -163,9 +199,9 @@ func NewTDX(opts *TDXOptions) *TDX {
 		t.opts = *opts
 	}
 	t.pki = pkiOf(t.opts.Seed)
-	if t.opts.ZeroPlatformID {
+	if t.opts.Machine != "" || t.opts.OldTCB || t.opts.ZeroPlatformID {
 		p := *t.pki
-		p.pck = issuePCK(t.opts.Seed, p.platformCA, [tdx.PlatformInstanceIDSize]byte{})
+		p.platform = newPlatform(&t.opts, p.platformCA)
 		t.pki = &p
 	}
 	return t
@@ -339,6 +375,9 @@ type CollateralOptions struct {
 	// them, which it is not at; the latest comes first.
 	NewerTCB []time.Time
 
+	// OldTCBStatus is that of platforms with OldTCB; empty leaves their level out.
+	OldTCBStatus string
+
 	// RevokePCK, RevokePlatformCA and RevokeTCBSigning put a certificate on its
 	// issuer's revocation list.
 	RevokePCK, RevokePlatformCA, RevokeTCBSigning bool
@@ -392,14 +431,17 @@ func (t *TDX) Collateral(o *CollateralOptions) (*tdx.Collateral, error) {
 		}
 		return l + "}"
 	}
-	platform := func(pceSVN int) string {
-		return fmt.Sprintf(`"sgxtcbcomponents":%s,"pcesvn":%d,"tdxtcbcomponents":%s`, components(platformCPUSVN), pceSVN, components(defaultTeeTcbSvn))
+	platform := func(cpuSVN [16]byte, pceSVN int) string {
+		return fmt.Sprintf(`"sgxtcbcomponents":%s,"pcesvn":%d,"tdxtcbcomponents":%s`, components(cpuSVN), pceSVN, components(defaultTeeTcbSvn))
 	}
 	levels := ""
 	for i, date := range o.NewerTCB {
-		levels += level(platform(platformPCESVN+len(o.NewerTCB)-i), date, "", nil) + ","
+		levels += level(platform(platformCPUSVN, platformPCESVN+len(o.NewerTCB)-i), date, "", nil) + ","
 	}
-	levels += level(platform(platformPCESVN), o.TCBDate, o.TCBStatus, o.TCBAdvisories)
+	levels += level(platform(platformCPUSVN, platformPCESVN), o.TCBDate, o.TCBStatus, o.TCBAdvisories)
+	if o.OldTCBStatus != "" {
+		levels += "," + level(platform(oldCPUSVN(), platformPCESVN), o.TCBDate, o.OldTCBStatus, nil)
+	}
 	module := fmt.Sprintf(`"mrsigner":"%x","attributes":"%x","attributesMask":"ffffffffffffffff"`, tdx.Measurement{}, [tdx.AttributesSize]byte{})
 	tcbInfo := fmt.Sprintf(`{"id":"TDX","version":3,%s,"fmspc":"%x","pceId":"%x","tcbType":0,"tdxModule":{%s},`+
 		`"tdxModuleIdentities":[{"id":"TDX_01",%s,"tcbLevels":[%s]}],"tcbLevels":[%s]}`,
@@ -413,21 +455,25 @@ func (t *TDX) Collateral(o *CollateralOptions) (*tdx.Collateral, error) {
 	signed := func(name, body string) []byte {
 		return fmt.Appendf(nil, `{%q:%s,"signature":%q}`, name, body, hex.EncodeToString(sign(p.tcbSigning.key, []byte(body))))
 	}
-	crl := func(issuer *authority, serials map[int64]bool) ([]byte, error) {
+	type revocation struct {
+		cert    *authority
+		revoked bool
+	}
+	crl := func(issuer *authority, revocations ...revocation) ([]byte, error) {
 		l := &x509.RevocationList{Number: big.NewInt(1), ThisUpdate: now, NextUpdate: next}
-		for serial := int64(serialRoot); serial <= serialPCK; serial++ {
-			if serials[serial] {
+		for _, r := range revocations {
+			if r.revoked {
 				l.RevokedCertificateEntries = append(l.RevokedCertificateEntries,
-					x509.RevocationListEntry{SerialNumber: big.NewInt(serial), RevocationTime: now})
+					x509.RevocationListEntry{SerialNumber: r.cert.cert.SerialNumber, RevocationTime: now})
 			}
 		}
 		return x509.CreateRevocationList(nil, l, issuer.cert, issuer.key)
 	}
-	rootCRL, err := crl(p.root, map[int64]bool{serialPlatformCA: o.RevokePlatformCA, serialTCBSigning: o.RevokeTCBSigning})
+	rootCRL, err := crl(p.root, revocation{p.platformCA, o.RevokePlatformCA}, revocation{p.tcbSigning, o.RevokeTCBSigning})
 	if err != nil {
 		return nil, err
 	}
-	pckCRL, err := crl(p.platformCA, map[int64]bool{serialPCK: o.RevokePCK})
+	pckCRL, err := crl(p.platformCA, revocation{p.pck, o.RevokePCK})
 	if err != nil {
 		return nil, err
 	}
