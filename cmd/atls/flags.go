@@ -119,6 +119,22 @@ func newFlagSet(name string) *flag.FlagSet {
 // parseArgs parses flags and arguments, in any order, and returns the arguments, of
 // which there must be n. "--" ends the flags.
 func parseArgs(fs *flag.FlagSet, args []string, n int, usage string) ([]string, error) {
+	rest, err := parseOptional(fs, args, n, usage)
+	if err == nil && len(rest) < n {
+		err = wrongCount(fs, n, rest, usage)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return rest, nil
+}
+
+func wrongCount(fs *flag.FlagSet, n int, rest []string, usage string) error {
+	return &usageError{err: fmt.Errorf("%s takes %d arguments beside its flags, got %d", fs.Name(), n, len(rest)), show: usage}
+}
+
+// parseOptional is parseArgs for up to n arguments.
+func parseOptional(fs *flag.FlagSet, args []string, n int, usage string) ([]string, error) {
 	fail := func(err error) ([]string, error) {
 		return nil, &usageError{err: err, show: usage}
 	}
@@ -140,8 +156,8 @@ func parseArgs(fs *flag.FlagSet, args []string, n int, usage string) ([]string, 
 			rest, args = append(rest, args[0]), args[1:]
 		}
 	}
-	if len(rest) != n {
-		return fail(fmt.Errorf("%s takes %d arguments beside its flags, got %d", fs.Name(), n, len(rest)))
+	if len(rest) > n {
+		return nil, wrongCount(fs, n, rest, usage)
 	}
 	return rest, nil
 }

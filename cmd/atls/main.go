@@ -25,6 +25,7 @@ const usage = `Usage:
     atls verify FILE [--trust-roots FILE] [--collateral FILE] [--policy FILE]
     atls enrol [--tpm PATH] [--ek-roots FILE]
     atls verifier [--listen ADDR] [--trust-roots FILE] [--collateral FILE] [--policy FILE] [--key FILE]
+    atls attack [SCENARIO] [--mode MODE] [--mitigation M] [-v]
     atls interop [--peer NAME] [--case ID] [--quick]
 
 Examples:
@@ -43,6 +44,7 @@ Commands:
     verify     appraise evidence offline
     enrol      have the attestation key of this machine's TPM trusted by others
     verifier   a service that appraises evidence for others
+    attack     run the published attacks against each mode
     interop    handshakes with TLS stacks by others, as a matrix
 
 "atls help COMMAND" lists the flags of a command. With --json, standard output has
@@ -76,12 +78,13 @@ func init() {
 		"verify":   {verifyUsage, runVerify},
 		"enrol":    {enrolUsage, runEnrol},
 		"verifier": {verifierUsage, runVerifier},
+		"attack":   {attackUsage, runAttack},
 		"interop":  {interopUsage, runInterop},
 	}
 }
 
 // notYet are the commands that the documentation names and this version lacks.
-var notYet = map[string]bool{"proxy": true, "attack": true, "compare": true}
+var notYet = map[string]bool{"proxy": true, "compare": true}
 
 // run is main without the process: it returns the exit status.
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {

@@ -310,7 +310,6 @@ func TestMistakesOnTheCommandLine(t *testing.T) {
 		{[]string{"verifier", "x"}, 1, "takes 0 arguments"},
 		{[]string{"verifier", "--key", "testdata/skips.txt"}, 2, "no PEM"},
 		{[]string{"verifier", "--key", "testdata/nothing/key.pem"}, 1, "--key"},
-		{[]string{"attack"}, 1, "not in this version"},
 		{[]string{"compare"}, 1, "not in this version"},
 		{[]string{"serve", "--nonsense"}, 1, "nonsense"},
 		{[]string{"serve", "argument"}, 1, "arguments"},
