@@ -119,6 +119,11 @@ type TDXPolicy struct {
 	MROwner       []Measurement `json:"mrowner,omitempty"`
 	MROwnerConfig []Measurement `json:"mrownerconfig,omitempty"`
 
+	// Events says which events may have been measured, by the event log that came with
+	// the quote. nil compares none. It stands for reference values of RTMRs where they
+	// differ from boot to boot.
+	Events *EventsPolicy `json:"events,omitempty"`
+
 	// TDAttributes and XFAM say which bits of TD_ATTRIBUTES and XFAM must be set and
 	// which must not. nil compares none, beyond what AllowMigration and
 	// InsecureAllowDebug are about.
@@ -215,6 +220,7 @@ const MaxSize = 1 << 20
 //	  "tdx": {
 //	    "mrtd": [HEX…], "rtmr0": [HEX…] … "rtmr3": [HEX…], "mrseam": [HEX…],
 //	    "mrconfigid": [HEX…], "mrowner": [HEX…], "mrownerconfig": [HEX…],
+//	    "events": {"rtmr0": [HEX…] … "rtmr3": [HEX…]},
 //	    "td_attributes": {"set": HEX, "clear": HEX}, "xfam": {"set": HEX, "clear": HEX},
 //	    "min_tee_tcb_svn": HEX,
 //	    "tcb": {
@@ -295,6 +301,9 @@ func (t *TDXPolicy) check() error {
 		case slices.Contains(l.ids, InstanceID{}):
 			return fmt.Errorf("tdx: %s has an identity of zeros, which stands for none and which no list accepts", l.claim)
 		}
+	}
+	if err := t.Events.check(); err != nil {
+		return err
 	}
 	for _, b := range []struct {
 		claim string
@@ -417,6 +426,7 @@ func (p *Policy) EvaluateTDX(c TDX) (*Decision, error) {
 		l.got = got[i]
 		d.measurement(l)
 	}
+	d.events(t.Events, c)
 	d.bits("td_attributes", t.TDAttributes, attributes)
 	d.bits("xfam", t.XFAM, c.XFAM())
 	d.floor(t.MinTeeTcbSvn, c.TeeTcbSvn())

@@ -159,7 +159,7 @@ var (
 	hex16 = strings.Repeat("0c", 16)
 	full  = `{"tdx":{"mrtd":["` + hex48 + `"],"rtmr0":["` + hex48 + `"],"rtmr1":["` + hex48 + `"],"rtmr2":["` + hex48 + `"],"rtmr3":["` + hex48 +
 		`"],"mrseam":["` + hex48 + `","` + hex48 + `"],"mrconfigid":["` + hex48 + `"],"mrowner":["` + hex48 + `"],"mrownerconfig":["` + hex48 +
-		`"],"td_attributes":{"set":"0000001000000000","clear":"0000002000000080"},"xfam":{"set":"e700000000000000","clear":"0000000000000000"},"min_tee_tcb_svn":"` + hex16 +
+		`"],"events":{"rtmr0":["` + hex48 + `"],"rtmr1":["` + hex48 + `"],"rtmr2":["` + hex48 + `"],"rtmr3":["` + hex48 + `"]},"td_attributes":{"set":"0000001000000000","clear":"0000002000000080"},"xfam":{"set":"e700000000000000","clear":"0000000000000000"},"min_tee_tcb_svn":"` + hex16 +
 		`","platform_instance_ids":["` + hex16 + `"],"deny_platform_instance_ids":["` + hex16 +
 		`"],"allow_migration":true,"insecure_allow_debug":true,"insecure_skip_collateral":true}}`
 )

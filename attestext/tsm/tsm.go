@@ -50,7 +50,8 @@ type Report struct {
 	// OutBlob is the quote or report, at least one byte.
 	OutBlob []byte
 	// AuxBlob is what the provider adds, for SEV-SNP a table of certificates;
-	// nil if there is none.
+	// nil if there is none. For TDX the kernel has none, and an event log that an
+	// attester of this module adds is there; see package eventlog.
 	AuxBlob []byte
 	// ServiceProvider names the service, such as "svsm", that OutBlob is about;
 	// empty if it is about none.

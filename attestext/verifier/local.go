@@ -13,6 +13,7 @@ import (
 	"github.com/attestedtls/atls/attestext"
 	"github.com/attestedtls/atls/attestext/cmw"
 	"github.com/attestedtls/atls/attestext/eat"
+	"github.com/attestedtls/atls/attestext/eventlog"
 	"github.com/attestedtls/atls/attestext/internal/binding"
 	"github.com/attestedtls/atls/attestext/policy"
 	"github.com/attestedtls/atls/attestext/sevsnp"
@@ -327,6 +328,12 @@ func (l *Local) verifyTDX(r *tsm.Report, now time.Time) (*Verified, error) {
 	if err != nil {
 		return nil, err
 	}
+	var log *eventlog.Log
+	if len(r.AuxBlob) != 0 {
+		if log, err = eventlog.Parse(r.AuxBlob); err != nil {
+			return nil, err
+		}
+	}
 	if l.TDXRoots == nil && (l.SNPRoots != nil || l.TPM != nil) {
 		return nil, &attestext.Error{Class: attestext.ErrUnavailable, Op: opAppraise, Err: errNoTDXRoots}
 	}
@@ -343,11 +350,28 @@ func (l *Local) verifyTDX(r *tsm.Report, now time.Time) (*Verified, error) {
 	}
 	e := &Verified{ReportData: v.ReportData(), claims: tdxClaims(v)}
 	e.evaluate = func() (*policy.Decision, error) { return l.Policy.EvaluateTDX(v) }
+	if log != nil {
+		if err := log.Check(v.RTMRs()); err != nil {
+			return nil, err
+		}
+		events := log.Digests()
+		e.claims["event_log"] = []int{len(events[0]), len(events[1]), len(events[2]), len(events[3])}
+		e.evaluate = func() (*policy.Decision, error) { return l.Policy.EvaluateTDX(&loggedTDX{v, events}) }
+	}
 	if id := v.PlatformInstanceID(); len(id) != 0 {
 		e.machine = tdxMachineScheme + hex.EncodeToString(id)
 	}
 	return e, nil
 }
+
+// loggedTDX is a quote and the events that an event log adds to it.
+type loggedTDX struct {
+	*tdx.Verified
+	events [tdx.RTMRCount][][tdx.MeasurementSize]byte
+}
+
+// Events implements [policy.TDXEvents].
+func (l *loggedTDX) Events() [tdx.RTMRCount][][tdx.MeasurementSize]byte { return l.events }
 
 func (l *Local) verifySNP(r *tsm.Report, now time.Time) (*Verified, error) {
 	report, err := sevsnp.Parse(r.OutBlob)
