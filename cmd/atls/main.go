@@ -21,6 +21,7 @@ const usage = `Usage:
     atls demo [--write DIR] [--json]
     atls serve --cert FILE --key FILE [--attest TEE] [--listen ADDR] [FLAGS]
     atls dial HOST:PORT [--ca FILE] [--verify local [--policy FILE]] [FLAGS]
+    atls proxy --accept WHERE --forward WHERE [FLAGS]
     atls inspect FILE
     atls verify FILE [--trust-roots FILE] [--collateral FILE] [--policy FILE]
     atls enrol [--tpm PATH] [--ek-roots FILE]
@@ -40,6 +41,7 @@ Commands:
     demo       an attested handshake on loopback, told step by step
     serve      a server that echoes what it is sent
     dial       a client: standard input to the peer, the reply to standard output
+    proxy      a sidecar: attested TLS on one side, plain bytes on the other
     inspect    what a quote, report, wrapper or collateral says, as a tree
     verify     appraise evidence offline
     enrol      have the attestation key of this machine's TPM trusted by others
@@ -80,11 +82,12 @@ func init() {
 		"verifier": {verifierUsage, runVerifier},
 		"attack":   {attackUsage, runAttack},
 		"interop":  {interopUsage, runInterop},
+		"proxy":    {proxyUsage, runProxy},
 	}
 }
 
 // notYet are the commands that the documentation names and this version lacks.
-var notYet = map[string]bool{"proxy": true, "compare": true}
+var notYet = map[string]bool{"compare": true}
 
 // run is main without the process: it returns the exit status.
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {

@@ -19,9 +19,15 @@ import (
 // metricsPath is where --metrics ADDR has them.
 const metricsPath = "/metrics"
 
-// serveMetrics serves e at addr until stop is called, and says where. With an empty
-// addr it does nothing.
-func serveMetrics(ctx context.Context, addr string, e *exposition) (where string, stop func(), err error) {
+// A route is something to serve beside metrics.
+type route struct {
+	pattern string
+	handler http.HandlerFunc
+}
+
+// serveMetrics serves what e returns, and more, at addr until stop is called, and says
+// where. With an empty addr it does nothing.
+func serveMetrics(ctx context.Context, addr string, e func() *exposition, more ...route) (where string, stop func(), err error) {
 	if addr == "" {
 		return "", func() {}, nil
 	}
@@ -32,8 +38,11 @@ func serveMetrics(ctx context.Context, addr string, e *exposition) (where string
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET "+metricsPath, func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", expositionType)
-		e.WriteTo(w)
+		e().WriteTo(w)
 	})
+	for _, r := range more {
+		mux.HandleFunc(r.pattern, r.handler)
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	done := make(chan struct{})
 	go func() {

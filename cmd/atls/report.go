@@ -85,7 +85,8 @@ func newSession(raw net.Conn, make func(net.Conn) *tls.Conn) *session {
 type countingConn struct {
 	net.Conn
 	in, out atomic.Int64
-	record  *recorder // nil for none
+	record  *recorder   // nil for none
+	ended   atomic.Bool // the other end has said its last over TCP
 }
 
 func (c *countingConn) Read(b []byte) (int, error) {
@@ -93,6 +94,9 @@ func (c *countingConn) Read(b []byte) (int, error) {
 	c.in.Add(int64(n))
 	if c.record != nil {
 		c.record.received(b[:n])
+	}
+	if err == io.EOF {
+		c.ended.Store(true)
 	}
 	return n, err
 }

@@ -92,7 +92,7 @@ func runServe(ctx context.Context, env *environment, args []string) error {
 	if a := setup.config.Attestation; a != nil {
 		a.Trace = s.metrics.trace()
 	}
-	where, stop, err := serveMetrics(ctx, *metricsAddr, s.metrics.exposition(setup, started))
+	where, stop, err := serveMetrics(ctx, *metricsAddr, func() *exposition { return s.metrics.exposition(setup, started) })
 	if err != nil {
 		l.Close()
 		return err

@@ -108,7 +108,7 @@ func runVerifier(ctx context.Context, env *environment, args []string) error {
 	if *asJSON {
 		announce = stderr
 	}
-	where, stop, err := serveMetrics(ctx, *metricsAddr, m.exposition(local, started))
+	where, stop, err := serveMetrics(ctx, *metricsAddr, func() *exposition { return m.exposition(local, started) })
 	if err != nil {
 		l.Close()
 		return err

@@ -35,6 +35,8 @@ func TestCheckFailsWhereAStepFails(t *testing.T) {
 		"bin/gofmt":     "#!/usr/bin/env bash\n[[ $FAIL != gofmt ]] || echo a.go\n",
 		"bin/openssl":   "#!/usr/bin/env bash\n",
 		"bin/swtpm":     "#!/usr/bin/env bash\n",
+		"bin/nginx":     "#!/usr/bin/env bash\n",
+		"bin/curl":      "#!/usr/bin/env bash\n",
 		"bin/cc":        "#!/usr/bin/env bash\n",
 	} {
 		name = filepath.Join(root, name)

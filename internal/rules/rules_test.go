@@ -50,6 +50,9 @@ var rules = []rule{
 		others: []string{"golang.org/x/crypto/...", "golang.org/x/sys/..."},
 	},
 	{
+		pkg: "proxyproto",
+	},
+	{
 		pkg:    "atlshttp",
 		may:    []string{"tls", "tls/exportedauth", "tls/internal/...", "keyschedule", "attestext", "attestext/internal/..."},
 		others: []string{"golang.org/x/crypto/...", "golang.org/x/net/...", "golang.org/x/sys/...", "golang.org/x/text/..."},

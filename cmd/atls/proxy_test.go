@@ -1,0 +1,599 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/attestedtls/atls/proxyproto"
+)
+
+// backend is a plain server that does handle with each connection. It returns its
+// address.
+func backend(t *testing.T, handle func(net.Conn)) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	go acceptEach(l, handle)
+	return l.Addr().String()
+}
+
+func acceptEach(l net.Listener, handle func(net.Conn)) {
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			return
+		}
+		go func() {
+			defer c.Close()
+			c.SetDeadline(time.Now().Add(testTimeout))
+			handle(c)
+		}()
+	}
+}
+
+// shout answers what it reads, in capitals, once it has read it all.
+func shout(c net.Conn) {
+	b, _ := io.ReadAll(c)
+	c.Write(bytes.ToUpper(b))
+}
+
+// reports returns the objects that a proxy printed, which must not run any more.
+func reports(t *testing.T, e exited) []map[string]any {
+	t.Helper()
+	var all []map[string]any
+	for line := range strings.Lines(e.stdout) {
+		var m map[string]any
+		if err := json.Unmarshal([]byte(line), &m); err != nil {
+			t.Fatalf("%v: %s", err, line)
+		}
+		all = append(all, m)
+	}
+	return all
+}
+
+// sidecars starts a proxy before the server at addr, and one beside its clients, whose
+// address it returns.
+func sidecars(t *testing.T, addr string, inArgs, outArgs []string) (in, out *running) {
+	t.Helper()
+	in = start(t, "proxy", args([]string{"--accept", "tls:127.0.0.1:0", "--forward", addr, "--attest", "softtee:tdx"}, identity(), inArgs)...)
+	out = start(t, "proxy", args([]string{"--accept", "tcp:127.0.0.1:0", "--forward", "tls:" + in.addr, "--ca", pki("ca.pem")}, verifySoftTEE(), outArgs)...)
+	return in, out
+}
+
+// ask sends text to addr, says that this is all, and returns the answer.
+func ask(t *testing.T, network, addr, text string) (string, error) {
+	t.Helper()
+	c, err := net.Dial(network, addr)
+	if err != nil {
+		return "", err
+	}
+	defer c.Close()
+	c.SetDeadline(time.Now().Add(testTimeout))
+	if _, err := io.WriteString(c, text); err != nil {
+		return "", err
+	}
+	if err := c.(interface{ CloseWrite() error }).CloseWrite(); err != nil {
+		return "", err
+	}
+	b, err := io.ReadAll(c)
+	return string(b), err
+}
+
+func TestProxiesCarryBytesBothWays(t *testing.T) {
+	in, out := sidecars(t, "tcp:"+backend(t, shout), nil, nil)
+	long := strings.Repeat("hello ", 100_000)
+	for _, text := range []string{"hello", "", long} {
+		got, err := ask(t, "tcp", out.addr, text)
+		if err != nil || got != strings.ToUpper(text) {
+			t.Errorf("%d bytes become %d, %v", len(text), len(got), err)
+		}
+	}
+	for name, r := range map[string]*running{"in": in, "out": out} {
+		r.stop()
+		e := r.end()
+		all := reports(t, e)
+		if e.status != 0 || len(all) != 3 {
+			t.Fatalf("%s: status %d, %d reports; %s", name, e.status, len(all), e.stderr)
+		}
+		for _, m := range all {
+			if m["ok"] != true {
+				t.Errorf("%s: %v", name, m)
+			}
+			if name == "out" {
+				attested(t, m)
+			} else if m["self_attested"] != true {
+				t.Errorf("%s: %v", name, m)
+			}
+		}
+	}
+}
+
+func TestProxyOnUnixSockets(t *testing.T) {
+	dir := t.TempDir()
+	app, side := filepath.Join(dir, "app"), filepath.Join(dir, "side")
+	l, err := net.Listen("unix", app)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	go acceptEach(l, shout)
+	// A socket that a process has left behind when it was killed.
+	stale, err := net.Listen("unix", side)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stale.(*net.UnixListener).SetUnlinkOnClose(false)
+	stale.Close()
+	in := start(t, "proxy", args([]string{"--accept", "tls:127.0.0.1:0", "--forward", "unix:" + app, "--attest", "softtee:tdx"}, identity())...)
+	start(t, "proxy", args([]string{"--accept", "unix:" + side, "--forward", "tls:" + in.addr, "--ca", pki("ca.pem")}, verifySoftTEE())...)
+	if got, err := ask(t, "unix", side, "hello"); err != nil || got != "HELLO" {
+		t.Errorf("%q, %v", got, err)
+	}
+	// One that is in use, and a file, are not replaced.
+	for _, path := range []string{side, pki("ca.pem")} {
+		e := atls(t, "", args([]string{"proxy", "--accept", "unix:" + path, "--forward", "tls:" + in.addr})...)
+		if e.status != statusNetwork {
+			t.Errorf("%s: status %d, %s", path, e.status, e.stderr)
+		}
+	}
+}
+
+// A client gets nothing and no end of file, and the server is not reached, where the
+// peer's evidence is refused.
+func TestProxyForwardsNothingToARefusedPeer(t *testing.T) {
+	reached := false
+	addr := backend(t, func(net.Conn) { reached = true })
+	in := start(t, "proxy", args([]string{"--accept", "tls:127.0.0.1:0", "--forward", "tcp:" + addr, "--attest", "softtee:snp"}, identity())...)
+	out := start(t, "proxy", args([]string{"--accept", "tcp:127.0.0.1:0", "--forward", "tls:" + in.addr, "--ca", pki("ca.pem")}, verifySoftTEE(),
+		[]string{"--trust-roots", pki("ca.pem")})...)
+	if got, err := ask(t, "tcp", out.addr, "hello"); got != "" || err == nil {
+		t.Errorf("%q, %v", got, err)
+	}
+	out.stop()
+	e := out.end()
+	if all := reports(t, e); len(all) != 1 || all[0]["ok"] != false || !strings.Contains(e.stderr, `"msg":"connection failed"`) {
+		t.Errorf("%v; %s", all, e.stderr)
+	}
+	in.stop()
+	in.end()
+	if reached {
+		t.Error("the server was reached")
+	}
+}
+
+func TestProxyTellsWhoIsThere(t *testing.T) {
+	headers := make(chan *proxyproto.Header, 1)
+	addr := backend(t, func(c net.Conn) {
+		h, err := proxyproto.Read(c)
+		if err != nil {
+			t.Error(err)
+		}
+		headers <- h
+		shout(c)
+	})
+	for name, tt := range map[string]struct {
+		in, dial []string
+		verdict  string
+	}{
+		"attested":  {args(verifySoftTEE(), []string{"--client-ca", pki("ca.pem")}), args(clientIdentity(), []string{"--attest", "softtee:tdx"}), "affirming"},
+		"nobody is": {nil, nil, ""},
+		"asked":     {args(verifySoftTEE(), []string{"--client-ca", pki("ca.pem"), "--peer", "request"}), clientIdentity(), "none"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			in := start(t, "proxy", args([]string{"--accept", "tls:127.0.0.1:0", "--forward", "tcp:" + addr, "--send-proxy"}, identity(), tt.in)...)
+			e := atls(t, "hello", args([]string{"dial", in.addr, "--servername", "localhost", "--ca", pki("ca.pem")}, tt.dial)...)
+			if e.stdout != "HELLO" {
+				t.Fatalf("%q; %s", e.stdout, e.stderr)
+			}
+			h := <-headers
+			if h.Verdict != tt.verdict || (h.Machine != "") != (tt.verdict == "affirming") || h.Destination.String() != in.addr ||
+				!h.Source.Addr().IsLoopback() || h.Authority != "localhost" {
+				t.Errorf("%+v", h)
+			}
+		})
+	}
+}
+
+func TestProxyBelievesALoadBalancersHeader(t *testing.T) {
+	headers := make(chan *proxyproto.Header, 1)
+	addr := backend(t, func(c net.Conn) {
+		h, _ := proxyproto.Read(c)
+		headers <- h
+	})
+	in := start(t, "proxy", args([]string{"--accept", "tls:127.0.0.1:0", "--forward", "tcp:" + addr, "--accept-proxy", "--send-proxy", "--timeout", "2s"}, identity())...)
+	const header = "\r\n\r\n\x00\r\nQUIT\n\x21\x11\x00\x0c\xc0\x00\x02\x01\xc0\x00\x02\x02\x04\xd2\x01\xbb"
+	lb := backend(t, func(c net.Conn) {
+		s, err := net.Dial("tcp", in.addr)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer s.Close()
+		io.WriteString(s, header)
+		go io.Copy(s, c)
+		io.Copy(c, s)
+	})
+	e := atls(t, "hello", "dial", lb, "--servername", "localhost", "--ca", pki("ca.pem"))
+	if e.status != 0 {
+		t.Fatal(e.stderr)
+	}
+	if h := <-headers; h.Source.String() != "192.0.2.1:1234" || h.Destination.String() != "192.0.2.2:443" {
+		t.Errorf("%+v", h)
+	}
+	// Those without a header, with one too large, with half of one and with one for a
+	// health check get no handshake.
+	for name, says := range map[string]string{
+		"TLS":          "\x16\x03\x01\x00\x05hello" + strings.Repeat("x", 100),
+		"too large":    "\r\n\r\n\x00\r\nQUIT\n\x21\x00\xff\xff" + strings.Repeat("x", 1<<16),
+		"half":         header[:20],
+		"health check": "\r\n\r\n\x00\r\nQUIT\n\x20\x00\x00\x00",
+	} {
+		c, err := net.Dial("tcp", in.addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.SetDeadline(time.Now().Add(testTimeout))
+		io.WriteString(c, says)
+		if b, err := io.ReadAll(c); len(b) != 0 || errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("%s: %q, %v", name, b, err)
+		}
+		c.Close()
+	}
+	in.stop()
+	if e := in.end(); len(reports(t, e)) != 1 || strings.Count(e.stderr, "no header of the PROXY protocol") != 3 {
+		t.Errorf("%s%s", e.stdout, e.stderr)
+	}
+}
+
+// A client that is cut off must not take what it got for all there was.
+func TestProxyPassesOnThatAConnectionBrokeOff(t *testing.T) {
+	addr := backend(t, func(c net.Conn) {
+		io.ReadFull(c, make([]byte, 5))
+		io.WriteString(c, "half an ans")
+		reset(c)
+	})
+	_, out := sidecars(t, "tcp:"+addr, nil, nil)
+	c, err := net.Dial("tcp", out.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	c.SetDeadline(time.Now().Add(testTimeout))
+	io.WriteString(c, "hello")
+	if b, err := io.ReadAll(c); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("%q, and then the end: %v", b, err)
+	}
+}
+
+func TestProxySaysThatThereIsNobodyToForwardTo(t *testing.T) {
+	gone, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	gone.Close()
+	in, out := sidecars(t, "tcp:"+gone.Addr().String(), []string{"--metrics", "127.0.0.1:0"}, nil)
+	if got, err := ask(t, "tcp", out.addr, "hello"); got != "" || err == nil {
+		t.Errorf("%q, %v", got, err)
+	}
+	if text := fetch(t, in.metrics); !strings.Contains(text, "atls_forward_failures_total 1") {
+		t.Error(text)
+	}
+	in.stop()
+	if e := in.end(); !strings.Contains(e.stderr, "forward to tcp:") {
+		t.Error(e.stderr)
+	}
+}
+
+func fetch(t *testing.T, url string) string {
+	t.Helper()
+	resp, err := http.Get(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+// TestHalfOpen: neither end that only reads, one that only writes nor one that does
+// neither keeps a connection for longer than the idle timeout.
+func TestProxyEndsConnectionsOnWhichNothingMoves(t *testing.T) {
+	release := make(chan struct{})
+	defer close(release)
+	addr := backend(t, func(c net.Conn) { <-release })
+	_, out := sidecars(t, "tcp:"+addr, nil, []string{"--idle-timeout", "100ms"})
+	for name, says := range map[string]func(net.Conn){
+		"silent":    func(net.Conn) {},
+		"half-open": func(c net.Conn) { c.(*net.TCPConn).CloseWrite() },
+		"writes more than is read": func(c net.Conn) {
+			for {
+				if _, err := c.Write(make([]byte, 1<<16)); err != nil {
+					return
+				}
+			}
+		},
+	} {
+		c, err := net.Dial("tcp", out.addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.SetDeadline(time.Now().Add(testTimeout))
+		says(c)
+		if _, err := c.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("%s: %v", name, err)
+		}
+		c.Close()
+	}
+	out.stop()
+	if e := out.end(); strings.Count(e.stderr, errIdle.Error()) != 3 {
+		t.Error(e.stderr)
+	}
+}
+
+func TestProxyBoundsConnections(t *testing.T) {
+	var mu sync.Mutex
+	entered, most := 0, 0
+	release := make(chan struct{}, 16)
+	addr := backend(t, func(c net.Conn) {
+		mu.Lock()
+		entered++
+		most = max(most, entered)
+		mu.Unlock()
+		<-release
+		mu.Lock()
+		entered--
+		mu.Unlock()
+		shout(c)
+	})
+	_, out := sidecars(t, "tcp:"+addr, nil, []string{"--max-connections", "2"})
+	var wg sync.WaitGroup
+	for range 6 {
+		wg.Go(func() {
+			if got, err := ask(t, "tcp", out.addr, "hello"); err != nil || got != "HELLO" {
+				t.Errorf("%q, %v", got, err)
+			}
+		})
+		release <- struct{}{}
+	}
+	wg.Wait()
+	if most > 2 {
+		t.Errorf("%d connections at a time", most)
+	}
+}
+
+func TestProxyDrains(t *testing.T) {
+	for name, tt := range map[string]struct {
+		drain string
+		cut   bool
+	}{"in time": {"1m", false}, "too late": {"50ms", true}} {
+		t.Run(name, func(t *testing.T) {
+			entered, release := make(chan struct{}), make(chan struct{})
+			addr := backend(t, func(c net.Conn) {
+				close(entered)
+				select {
+				case <-release:
+				case <-time.After(testTimeout):
+				}
+				shout(c)
+			})
+			in, out := sidecars(t, "tcp:"+addr, nil, []string{"--drain", tt.drain, "--metrics", "127.0.0.1:0"})
+			defer in.stop()
+			health := strings.TrimSuffix(out.metrics, metricsPath) + "/health"
+			if got := fetch(t, health); got != "ok\n" {
+				t.Error(got)
+			}
+			answer := make(chan string, 1)
+			go func() {
+				got, err := ask(t, "tcp", out.addr, "hello")
+				answer <- fmt.Sprint(got, err)
+			}()
+			<-entered
+			out.stop()
+			if tt.cut {
+				if got := <-answer; strings.Contains(got, "HELLO") {
+					t.Error(got)
+				}
+				close(release)
+			} else {
+				for deadline := time.Now().Add(testTimeout); fetch(t, health) != "draining\n"; {
+					if time.Now().After(deadline) {
+						t.Fatal("it does not say that it drains")
+					}
+				}
+				if _, err := ask(t, "tcp", out.addr, "hello"); err == nil {
+					t.Error("a connection was accepted")
+				}
+				close(release)
+				if got := <-answer; got != "HELLO<nil>" {
+					t.Error(got)
+				}
+			}
+			if e := out.end(); e.status != 0 || len(reports(t, e)) != 1 {
+				t.Errorf("status %d, %s%s", e.status, e.stdout, e.stderr)
+			}
+		})
+	}
+}
+
+// TestReload: a policy that is broken changes nothing, and does not go unnoticed; one
+// that is sound holds for the next connection.
+func TestProxyReloads(t *testing.T) {
+	dir := t.TempDir()
+	policy := filepath.Join(dir, "policy.json")
+	write := func(text string) {
+		if err := os.WriteFile(policy, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	good, err := os.ReadFile(pki("policy.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(string(good))
+	in := start(t, "proxy", args([]string{"--accept", "tls:127.0.0.1:0", "--forward", "tcp:" + backend(t, shout), "--attest", "softtee:tdx"}, identity())...)
+	p, addr, stop := proxyOf(t, args([]string{"--accept", "tcp:127.0.0.1:0", "--forward", "tls:" + in.addr, "--ca", pki("ca.pem")}, verifySoftTEE(), []string{"--policy", policy})...)
+	// A connection from before, which stays.
+	before, err := net.Dial("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer before.Close()
+	works := func(want bool) {
+		t.Helper()
+		if got, err := ask(t, "tcp", addr, "hello"); (err == nil && got == "HELLO") != want {
+			t.Errorf("%q, %v, want that it works: %v", got, err, want)
+		}
+	}
+	health := func(want string) {
+		t.Helper()
+		w := newHealthWriter()
+		p.health(w, nil)
+		if !strings.Contains(w.String(), want) {
+			t.Errorf("health is %q", w)
+		}
+	}
+	works(true)
+	for _, broken := range []string{"{", `{"no_such_member": 1}`, ""} {
+		write(broken)
+		p.reload()
+		works(true)
+		health("the last reload failed: --policy")
+	}
+	write(strings.Replace(string(good), `"mrtd"`, `"mrtd_"`, 1))
+	p.reload()
+	works(true)
+	write(`{"tdx": {"mrtd": ["` + strings.Repeat("00", 48) + `"]}}`)
+	p.reload()
+	if p.reloadError.Load() != nil {
+		t.Fatalf("a policy that accepts another machine: %s", *p.reloadError.Load())
+	}
+	works(false)
+	write(string(good))
+	p.reload()
+	works(true)
+	health("ok\n")
+	io.WriteString(before, "hello")
+	before.(*net.TCPConn).CloseWrite()
+	if b, err := io.ReadAll(before); err != nil || string(b) != "HELLO" {
+		t.Errorf("the connection from before: %q, %v", b, err)
+	}
+	said := stop()
+	if strings.Count(said, "reload failed, the old certificates and policy stay in force") != 4 || strings.Count(said, "msg=reloaded") != 2 {
+		t.Error(said)
+	}
+	if got := fetchFrom(p); !strings.Contains(got, `atls_reloads_total{outcome="failed"} 4`) || !strings.Contains(got, `atls_reloads_total{outcome="ok"} 2`) {
+		t.Error(got)
+	}
+}
+
+func TestProxyHasHangupReload(t *testing.T) {
+	p, _, stop := proxyOf(t, "--accept", "tcp:127.0.0.1:0", "--forward", "tls:localhost:1", "--ca", pki("ca.pem"))
+	self, err := os.FindProcess(os.Getpid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := self.Signal(syscall.SIGHUP); err != nil {
+		t.Skip("no such signal here: ", err)
+	}
+	for deadline := time.Now().Add(testTimeout); !strings.Contains(fetchFrom(p), `atls_reloads_total{outcome="ok"} 1`); {
+		if time.Now().After(deadline) {
+			t.Fatal("nothing was read again")
+		}
+	}
+	stop()
+}
+
+func TestProxyRefusesWhatMakesNoSense(t *testing.T) {
+	for name, line := range map[string][]string{
+		"nothing":       {},
+		"no forward":    {"--accept", "tls:localhost:1"},
+		"two plain":     {"--accept", "tcp:localhost:1", "--forward", "tcp:localhost:2"},
+		"two TLS":       {"--accept", "tls:localhost:1", "--forward", "tls:localhost:2"},
+		"no scheme":     {"--accept", "localhost:1", "--forward", "tls:localhost:2"},
+		"no port":       {"--accept", "tcp:localhost", "--forward", "tls:localhost:2"},
+		"no path":       {"--accept", "unix:", "--forward", "tls:localhost:2"},
+		"open plain":    {"--accept", "tcp::1", "--forward", "tls:localhost:2"},
+		"remote plain":  args([]string{"--accept", "tls::1", "--forward", "tcp:192.0.2.1:2"}, identity()),
+		"header out":    {"--accept", "tcp:localhost:1", "--forward", "tls:localhost:2", "--send-proxy"},
+		"header in":     {"--accept", "tcp:localhost:1", "--forward", "tls:localhost:2", "--accept-proxy"},
+		"no connection": {"--accept", "tcp:localhost:1", "--forward", "tls:localhost:2", "--max-connections", "0"},
+		"no time":       {"--accept", "tcp:localhost:1", "--forward", "tls:localhost:2", "--idle-timeout", "0s"},
+		"once":          {"--accept", "tcp:localhost:1", "--forward", "tls:localhost:2", "--once"},
+		"no cert":       {"--accept", "tls:localhost:1", "--forward", "tcp:localhost:2"},
+	} {
+		if e := atls(t, "", append([]string{"proxy"}, line...)...); e.status != statusUsage {
+			t.Errorf("%s: status %d, %s", name, e.status, e.stderr)
+		}
+	}
+}
+
+// proxyOf starts a proxy whose inside the test can reach.
+func proxyOf(t *testing.T, line ...string) (p *proxy, addr string, stop func() string) {
+	t.Helper()
+	stdout, stdoutPipe := io.Pipe()
+	var stderr bytes.Buffer
+	ctx, cancel := context.WithTimeout(t.Context(), testTimeout)
+	p, metricsAddr, err := newProxy(&environment{stdout: stdoutPipe, stderr: &stderr}, line)
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() {
+		done <- p.run(ctx, metricsAddr)
+		stdoutPipe.Close()
+	}()
+	r := bufio.NewReader(stdout)
+	first, err := r.ReadString('\n')
+	if err != nil {
+		t.Fatal(err)
+	}
+	go io.Copy(io.Discard, r)
+	stop = sync.OnceValue(func() string {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		p.stderr.mu.Lock()
+		defer p.stderr.mu.Unlock()
+		return stderr.String()
+	})
+	t.Cleanup(func() { stop() })
+	return p, strings.TrimPrefix(strings.TrimSpace(first), "listening on "), stop
+}
+
+// A healthWriter is a ResponseWriter that keeps the body.
+type healthWriter struct {
+	strings.Builder
+	header http.Header
+}
+
+func newHealthWriter() *healthWriter               { return &healthWriter{header: http.Header{}} }
+func (r *healthWriter) Header() http.Header        { return r.header }
+func (r *healthWriter) WriteHeader(statusCode int) {}
+
+// fetchFrom returns the metrics of p.
+func fetchFrom(p *proxy) string {
+	var b strings.Builder
+	p.exposition().WriteTo(&b)
+	return b.String()
+}
