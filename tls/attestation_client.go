@@ -21,6 +21,9 @@ func (c *Conn) attestClientHello(hello *clientHelloMsg) error {
 	if hello.supportedVersions[0] != VersionTLS13 {
 		return nil // and without the offers; where they are required, there is no such version
 	}
+	if a.offersCarriage() {
+		hello.attest.extensions = append(hello.attest.extensions, attestExtension{c.attestCodePoints().AuthenticatorCarriage, nil})
+	}
 	if !a.inHandshake() {
 		return nil
 	}
@@ -138,6 +141,17 @@ func (hs *clientHandshakeStateTLS13) attestReadServerParameters(ee *encryptedExt
 		}
 		d.selectResult(sel.Verifier, resultsKind(kinds))
 		return nil
+	}
+	if data, ok := findExtension(ee.attest.extensions, cp.AuthenticatorCarriage); ok {
+		if !a.offersCarriage() {
+			return fail(alertUnsupportedExtension, "server answered authenticator_carriage, which was not offered")
+		}
+		if len(data) != 0 {
+			return fail(alertDecodeError, "server's authenticator_carriage is not empty")
+		}
+		c.attest.records = true
+	} else if a.needsCarriage() {
+		return fail(alertMissingExtension, "server takes no exported authenticators in handshake records, and this client requires it: %s", a.whyCarriage())
 	}
 	if data, ok := findExtension(ee.attest.extensions, cp.EvidenceRequest); ok {
 		sel, err := attestext.ParseEvidenceRequestSelection(data)

@@ -38,7 +38,8 @@ const defaultAttestationTimeout = 10 * time.Second
 // has been used.
 type AttestationConfig struct {
 	// Mode says when this connection attests, InHandshake by default. The peer's must
-	// be the same.
+	// be the same, except that an end on InHandshake that negotiates handshake records
+	// answers there as well.
 	//
 	// In PostHandshake and Combined, Handshake includes an exchange of exported
 	// authenticators: it returns, and Read, Write and CloseWrite move a byte, when
@@ -57,6 +58,15 @@ type AttestationConfig struct {
 
 	// Carriage says what the authenticators travel in, CarriageAuto by default.
 	Carriage AttestationCarriage
+
+	// ReattestInterval has this side call Conn.Reattest so long after the handshake,
+	// and so long after each round, as long as the connection is open. If zero, it
+	// does not. The peer must agree to CarriagePostHandshake, or is refused.
+	//
+	// A connection whose round fails is closed, and Read and Write return why. It
+	// cannot be held open by a peer that has stopped writing: such a peer does not
+	// answer.
+	ReattestInterval time.Duration
 
 	// Attester makes this side's Evidence. If nil, this side does not attest:
 	// a server ignores a client's request, and a client offers nothing.

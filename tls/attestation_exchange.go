@@ -7,6 +7,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
 	"time"
 
 	"github.com/attestedtls/atls/attestext"
@@ -31,8 +32,23 @@ func (c *Conn) attestHoldsVerifyConnection() bool {
 
 // attestExchange attests after the handshake's last message, where the mode calls
 // for it. The handshake does not count as complete before it has succeeded.
-func (c *Conn) attestExchange(ctx context.Context) error {
+func (c *Conn) attestExchange(ctx context.Context) (err error) {
 	a := c.config.Attestation
+	if !a.afterHandshake() && !c.attest.records {
+		return nil
+	}
+	session, err := c.attestSession()
+	if err != nil {
+		return c.attestFail(AttestationStageNegotiate, alertInternalError, err)
+	}
+	if c.attest.records {
+		c.attest.live.init(session)
+	}
+	defer func() {
+		if err == nil {
+			c.attestNextRound()
+		}
+	}()
 	if !a.afterHandshake() {
 		return nil
 	}
@@ -41,12 +57,12 @@ func (c *Conn) attestExchange(ctx context.Context) error {
 	ctx, done := c.attestCall(ctx)
 	defer done()
 	x := &attestExchange{c: c}
-	session, err := c.attestSession()
-	if err != nil {
-		return c.attestFail(AttestationStageNegotiate, alertInternalError, err)
+	x.config = c.attestAuthenticators(x, c.attestVerifyChain)
+	run := x.leading
+	if c.attest.records {
+		run = x.inRecords
 	}
-	x.config = c.attestAuthenticators(x)
-	peer, err := x.leading(ctx, session)
+	peer, err := run(ctx, session)
 	if err != nil {
 		return x.fail(err)
 	}
@@ -85,11 +101,11 @@ type attestExchange struct {
 }
 
 // attestAuthenticators returns what exported authenticators are made and checked by.
-func (c *Conn) attestAuthenticators(x *attestExchange) *exportedauth.Config {
+func (c *Conn) attestAuthenticators(x *attestExchange, verifyChain func([]*x509.Certificate) error) *exportedauth.Config {
 	a := c.config.Attestation
 	conf := &exportedauth.Config{
 		Identities:     c.attestIdentities(),
-		VerifyChain:    c.attestVerifyChain,
+		VerifyChain:    verifyChain,
 		CMWAttestation: c.attestCodePoints().CMWAttestation,
 		Timeout:        a.exchangeTimeout(),
 		AttestTimeout:  a.attestTimeout(),
@@ -143,24 +159,65 @@ func (c *Conn) attestIdentities() []exportedauth.Identity {
 // on the connection would leave open which of them is attested. What the
 // handshake has accepted is not verified again.
 func (c *Conn) attestVerifyChain(chain []*x509.Certificate) error {
-	if len(c.peerCertificates) > 0 && !bytes.Equal(chain[0].Raw, c.peerCertificates[0].Raw) {
-		return errors.New("it is not the certificate of the handshake")
-	}
-	unverified := len(c.verifiedChains) == 0
-	if len(c.peerCertificates) > 0 && (!unverified || c.isClient) { // a client that has none was told to skip it
+	if len(c.peerCertificates) > 0 && len(c.verifiedChains) > 0 && bytes.Equal(chain[0].Raw, c.peerCertificates[0].Raw) {
 		return nil
 	}
-	a := c.config.Attestation
-	if c.config.ClientAuth < VerifyClientCertIfGiven && (c.config.ClientAuth == NoClientCert || !a.AllowAttestationOnly) {
+	return c.attestVerifyChainAgain(chain)
+}
+
+// attestVerifyChainAgain verifies the chain itself, as the handshake does. It is held
+// to where the handshake has been long ago.
+func (c *Conn) attestVerifyChainAgain(chain []*x509.Certificate) error {
+	known := len(c.peerCertificates) > 0
+	if known && !bytes.Equal(chain[0].Raw, c.peerCertificates[0].Raw) {
+		return errors.New("it is not the certificate of the handshake")
+	}
+	chains, err := c.attestChains(chain)
+	if err != nil {
+		return err
+	}
+	if !known {
+		c.peerCertificates, c.verifiedChains = chain, chains
+	}
+	return nil
+}
+
+// attestChains returns the chains that upstream would find for the peer's certificates.
+// It finds none where the Config says not to look.
+func (c *Conn) attestChains(certs []*x509.Certificate) ([][]*x509.Certificate, error) {
+	opts := x509.VerifyOptions{CurrentTime: c.config.time(), Intermediates: x509.NewCertPool()}
+	for _, cert := range certs[1:] {
+		opts.Intermediates.AddCert(cert)
+	}
+	verify := !c.config.InsecureSkipVerify
+	if c.isClient {
+		opts.Roots, opts.DNSName = c.config.RootCAs, c.config.ServerName
+	} else {
 		// As in the handshake: the certificate says who the client is.
-		c.config = c.config.Clone()
-		c.config.ClientAuth = RequireAndVerifyClientCert
+		auth := c.config.ClientAuth
+		verify = auth == NoClientCert || auth >= VerifyClientCertIfGiven || !c.config.Attestation.AllowAttestationOnly
+		opts.Roots, opts.KeyUsages = c.config.ClientCAs, []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
 	}
-	ders := make([][]byte, len(chain))
-	for i, cert := range chain {
-		ders[i] = cert.Raw
+	var chains [][]*x509.Certificate
+	if verify {
+		var err error
+		if chains, err = certs[0].Verify(opts); err == nil {
+			chains, err = fipsAllowedChains(chains)
+		}
+		if err != nil {
+			return nil, &CertificateVerificationError{UnverifiedCertificates: certs, Err: err}
+		}
 	}
-	return c.processCertsFromClient(Certificate{Certificate: ders})
+	if c.config.VerifyPeerCertificate != nil {
+		raw := make([][]byte, len(certs))
+		for i, cert := range certs {
+			raw[i] = cert.Raw
+		}
+		if err := c.config.VerifyPeerCertificate(raw, chains); err != nil {
+			return nil, err
+		}
+	}
+	return chains, nil
 }
 
 // trace keeps what the Evidence of either direction was made for, and passes it on.
@@ -194,6 +251,118 @@ func (x *attestExchange) leading(ctx context.Context, s *exportedauth.Session) (
 		}
 	}
 	return exportedauth.Exchange(ctx, leadingConn{x.c}, s, x.config)
+}
+
+// inRecords runs the exchange in handshake records.
+func (x *attestExchange) inRecords(ctx context.Context, s *exportedauth.Session) (peer *exportedauth.Peer, err error) {
+	c := x.c
+	ctx, cancel := context.WithTimeout(ctx, x.config.Timeout)
+	defer cancel()
+	ended := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		leadingConn{c}.SetDeadline(time.Unix(1, 0)) // the error that matters is of who waits
+		close(ended)
+	})
+	ask := func() error {
+		if c.config.Attestation.asks() {
+			peer, err = x.ask(ctx, s)
+		}
+		return err
+	}
+	answer := func() error {
+		if c.config.Attestation.attests() {
+			err = x.answer(ctx, s)
+		}
+		return err
+	}
+	steps := []func() error{ask, answer}
+	if !c.isClient { // the client's request goes first
+		steps = []func() error{answer, ask}
+	}
+	for _, step := range steps {
+		if err = step(); err != nil {
+			break
+		}
+	}
+	if !stop() {
+		<-ended
+		err = &exportedauth.Error{Class: exportedauth.ErrInterrupted, Op: "exchange", Err: errors.Join(context.Cause(ctx), err)}
+	}
+	if err != nil {
+		return nil, err
+	}
+	return peer, nil
+}
+
+// ask sends a request and appraises the answer. The result is nil for a peer that
+// does not attest and need not.
+func (x *attestExchange) ask(ctx context.Context, s *exportedauth.Session) (*exportedauth.Peer, error) {
+	r, err := s.RequestAttestation(x.config)
+	if err != nil {
+		return nil, err
+	}
+	if err := x.c.attestWrite(r.Bytes()); err != nil {
+		return nil, interrupted("send the request", err)
+	}
+	op := fmt.Sprintf("read the %v's authenticator", x.c.attestRole(false))
+	b, err := x.c.attestReadAuthenticator(op)
+	if err != nil {
+		return nil, unreadable(op, err)
+	}
+	peer, err := s.Appraise(ctx, r, b, x.config)
+	if errors.Is(err, exportedauth.ErrRefused) && x.c.config.Attestation.requests() {
+		return nil, nil
+	}
+	return peer, err
+}
+
+// answer reads a request and attests.
+func (x *attestExchange) answer(ctx context.Context, s *exportedauth.Session) error {
+	op := fmt.Sprintf("read the %v's request", x.c.attestRole(false))
+	b, err := x.c.attestReadMessage(op, x.c.attestRequestType())
+	if err != nil {
+		return unreadable(op, err)
+	}
+	r, err := s.ReadRequest(b)
+	if err != nil {
+		return err
+	}
+	answer, err := x.attest(ctx, s, r)
+	if answer != nil {
+		if werr := x.c.attestWrite(answer); err == nil && werr != nil {
+			err = interrupted("send the authenticator", werr)
+		}
+	}
+	return err
+}
+
+// attest answers a request: with this end's Evidence or, beside an error, with an
+// authenticated refusal.
+func (x *attestExchange) attest(ctx context.Context, s *exportedauth.Session, r *exportedauth.Request) ([]byte, error) {
+	b, err := s.Attest(ctx, r, x.config)
+	if err != nil {
+		refusal, rerr := s.Refuse(r)
+		if rerr != nil {
+			return nil, err
+		}
+		return refusal, err
+	}
+	return b, nil
+}
+
+func interrupted(op string, err error) error {
+	return &exportedauth.Error{Class: exportedauth.ErrInterrupted, Op: op, Err: err}
+}
+
+// unreadable says what was to be read from a connection that has failed.
+func unreadable(op string, err error) error {
+	if errors.As(err, new(*exportedauth.Error)) {
+		return err
+	}
+	if errors.Is(err, io.EOF) {
+		err = fmt.Errorf("the peer closed the connection: %w", io.ErrUnexpectedEOF)
+	}
+	return interrupted(op, err)
 }
 
 // fail sends the alert for err, unless one has come or gone already, and returns the

@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"io"
 	"math/big"
 	"net"
@@ -50,17 +51,52 @@ var exchangeDirections = []struct {
 	{"both attest", bothAttest, true, true},
 }
 
+// exchangeCarriages are the settings of both ends that go together.
+var exchangeCarriages = []exchangeCarriage{
+	{CarriageAuto, CarriageAuto, true},
+	{CarriagePostHandshake, CarriageAuto, true},
+	{CarriageAuto, CarriagePostHandshake, true},
+	{CarriageLeading, CarriageAuto, false},
+	{CarriageAuto, CarriageLeading, false},
+	{CarriageLeading, CarriageLeading, false},
+}
+
+type exchangeCarriage struct {
+	client, server AttestationCarriage
+	records        bool
+}
+
+// A triple is one of a product.
+type triple[A, B, C any] struct {
+	a A
+	b B
+	c C
+}
+
+func product3[A, B, C any](as []A, bs []B, cs []C) (all []triple[A, B, C]) {
+	for _, a := range as {
+		for _, b := range bs {
+			for _, c := range cs {
+				all = append(all, triple[A, B, C]{a, b, c})
+			}
+		}
+	}
+	return all
+}
+
 // TestExchange: either end or both attest after the handshake, in either model; both
 // ends agree on what was attested, and all of it is bound to the exporter.
 //
 // Hooks: client-exchange, server-exchange, exchange-records.
 func TestExchangeIsPartOfTheHandshake(t *testing.T) {
-	for _, mode := range []AttestationMode{PostHandshake, Combined} {
+	for _, tt := range product3([]AttestationMode{PostHandshake, Combined}, exchangeCarriages, []attestext.Model{attestext.BackgroundCheck, attestext.Passport}) {
+		mode, carriages, model := tt.a, tt.b, tt.c
 		for _, d := range exchangeDirections {
-			for _, model := range []attestext.Model{attestext.BackgroundCheck, attestext.Passport} {
-				t.Run(strings.Join([]string{mode.String(), d.name, model.String()}, ", "), func(t *testing.T) {
+			{
+				t.Run(fmt.Sprintf("%v, %v, %s, %v", mode, carriages, d.name, model), func(t *testing.T) {
 					client, server := exchanging(mode)
 					d.configure(client, server)
+					client.Attestation.Carriage, server.Attestation.Carriage = carriages.client, carriages.server
 					if model == attestext.Passport {
 						for _, a := range []*AttestationConfig{client.Attestation, server.Attestation} {
 							if a.Attester != nil {
@@ -74,6 +110,9 @@ func TestExchangeIsPartOfTheHandshake(t *testing.T) {
 					ends := attestHandshake(t, client, server)
 					if ends.clientErr != nil || ends.serverErr != nil {
 						t.Fatalf("client: %v, server: %v", ends.clientErr, ends.serverErr)
+					}
+					if ends.client.attest.records != carriages.records || ends.server.attest.records != carriages.records {
+						t.Errorf("in handshake records: client %v, server %v", ends.client.attest.records, ends.server.attest.records)
 					}
 					checkExchange(t, ends.server, ends.client, d.server, mode, model)
 					checkExchange(t, ends.client, ends.server, d.client, mode, model)
@@ -199,6 +238,12 @@ func TestModeMistakesAreErrors(t *testing.T) {
 	}{
 		{"unknown AttestationMode(9)", func(a *AttestationConfig) { a.Mode = 9 }},
 		{"unknown AttestationCarriage(9)", func(a *AttestationConfig) { a.Carriage = 9 }},
+		{"which is over when", func(a *AttestationConfig) { a.ReattestInterval, a.Carriage = 1, CarriageLeading }},
+		{"does not ask", func(a *AttestationConfig) { a.ReattestInterval, a.Verifier = 1, nil }},
+		{"negative ReattestInterval", func(a *AttestationConfig) { a.ReattestInterval = -1 }},
+		{"re-attestation with attestation-only", func(a *AttestationConfig) {
+			a.Mode, a.Carriage, a.Credentials, a.AllowAttestationOnly = InHandshake, CarriagePostHandshake, onlyKind, true
+		}},
 		{"Mode tls-attest has none", func(a *AttestationConfig) { a.Mode, a.Carriage = InHandshake, CarriageLeading }},
 		{"neither attests nor asks", func(a *AttestationConfig) { a.Attester, a.Verifier = nil, nil }},
 		{"both Attester and Results", func(a *AttestationConfig) { a.Results = &stubResults{} }},
@@ -238,19 +283,19 @@ func TestVerifyConnectionIsHeldForTheExchange(t *testing.T) {
 		for _, auth := range []ClientAuthType{NoClientCert, RequireAndVerifyClientCert} {
 			client, server := exchanging(mode)
 			server.ClientAuth = auth
-			calls := map[string]int{}
-			see := func(who string) func(ConnectionState) error {
+			var calls [2]int
+			see := func(who int) func(ConnectionState) error {
 				return func(cs ConnectionState) error {
 					calls[who]++
 					if !cs.PeerAttestation.Valid() || !cs.PeerAttestation.Binding().IsExpat() || len(cs.PeerCertificates) != 1 {
-						t.Errorf("%v, %v: the %s sees %+v", mode, auth, who, cs.AttestationState)
+						t.Errorf("%v, %v: end %d sees %+v", mode, auth, who, cs.AttestationState)
 					}
 					return nil
 				}
 			}
-			client.VerifyConnection, server.VerifyConnection = see("client"), see("server")
+			client.VerifyConnection, server.VerifyConnection = see(0), see(1)
 			ends := attestHandshake(t, client, server)
-			if ends.clientErr != nil || ends.serverErr != nil || calls["client"] != 1 || calls["server"] != 1 {
+			if ends.clientErr != nil || ends.serverErr != nil || calls != [2]int{1, 1} {
 				t.Errorf("%v, %v: client: %v, server: %v, calls %v", mode, auth, ends.clientErr, ends.serverErr, calls)
 			}
 			client.VerifyConnection = func(ConnectionState) error { return errors.New("not this one") }

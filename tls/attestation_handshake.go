@@ -33,7 +33,7 @@ func negotiationExtensions(cp attestext.CodePoints) []uint16 {
 
 // attestationExtensions are those and the ones of Certificate.
 func attestationExtensions(cp attestext.CodePoints) []uint16 {
-	return append(negotiationExtensions(cp), cp.AttestationEvidence, cp.AttestedKeyProof)
+	return append(negotiationExtensions(cp), cp.AttestationEvidence, cp.AttestedKeyProof, cp.AuthenticatorCarriage)
 }
 
 func (c *Conn) attestNonce(types []attestext.EvidenceType) ([]byte, error) {

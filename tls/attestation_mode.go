@@ -53,6 +53,12 @@ const (
 	// Nothing negotiates it, so both ends must be configured for it: one that is not
 	// takes a request for data of its application.
 	CarriageLeading
+
+	// CarriagePostHandshake is handshake records under the application's keys, as of
+	// KeyUpdate. The private extension authenticator_carriage negotiates it, and a
+	// peer that does not is refused. It leaves the application data alone and serves
+	// at any time, so that Reattest needs it; with InHandshake it has no other use.
+	CarriagePostHandshake
 )
 
 // String returns the name that the command has for c.
@@ -62,6 +68,8 @@ func (c AttestationCarriage) String() string {
 		return "auto"
 	case CarriageLeading:
 		return "leading"
+	case CarriagePostHandshake:
+		return "post-handshake"
 	}
 	return fmt.Sprintf("AttestationCarriage(%d)", int(c))
 }
@@ -102,18 +110,28 @@ func (a *AttestationConfig) validateMode() error {
 		return fmt.Errorf("unknown %v", a.Mode)
 	}
 	switch a.Carriage {
-	case CarriageAuto, CarriageLeading:
+	case CarriageAuto, CarriageLeading, CarriagePostHandshake:
 	default:
 		return fmt.Errorf("unknown %v", a.Carriage)
 	}
+	only := slices.Contains(a.Credentials, attestext.AttestationOnly) || slices.Contains(a.PeerCredentials, attestext.AttestationOnly)
+	twoKeys := a.AttestedKey != nil || a.PeerAttestedKey
+	switch {
+	case a.ReattestInterval < 0:
+		return errors.New("negative ReattestInterval")
+	case a.ReattestInterval > 0 && !a.asks():
+		return errors.New("ReattestInterval, and this end does not ask for attestation")
+	case a.ReattestInterval > 0 && a.Carriage == CarriageLeading:
+		return fmt.Errorf("ReattestInterval with Carriage %v, which is over when the application begins", a.Carriage)
+	}
 	if !a.afterHandshake() {
-		if a.Carriage != CarriageAuto {
+		switch {
+		case a.Carriage == CarriageLeading:
 			return fmt.Errorf("Carriage %v is of exported authenticators, and Mode %v has none", a.Carriage, a.Mode)
+		case a.needsCarriage() && (only || twoKeys):
+			return errors.New("re-attestation with attestation-only or two keys: its evidence covers the key of a certificate")
 		}
 		return nil
-	}
-	only := func(kinds []attestext.CredentialKind) bool {
-		return slices.Contains(kinds, attestext.AttestationOnly)
 	}
 	switch {
 	case !a.asks() && !a.attests():
@@ -122,9 +140,9 @@ func (a *AttestationConfig) validateMode() error {
 		return fmt.Errorf("both Attester and Results in Mode %v: an exported authenticator cannot say which model is wanted", a.Mode)
 	case a.Verifier != nil && a.ResultsVerifier != nil:
 		return fmt.Errorf("both Verifier and ResultsVerifier in Mode %v: an exported authenticator cannot say which model is wanted", a.Mode)
-	case only(a.Credentials) || only(a.PeerCredentials):
+	case only:
 		return fmt.Errorf("attestation-only in Mode %v: an exported authenticator has a certificate", a.Mode)
-	case a.AttestedKey != nil || a.PeerAttestedKey:
+	case twoKeys:
 		return fmt.Errorf("AttestedKey or PeerAttestedKey in Mode %v: the binding of an exported authenticator covers the certificate's key", a.Mode)
 	case a.requests() && a.Carriage == CarriageLeading:
 		return fmt.Errorf("RequestAttestation with Carriage %v: nothing tells a peer that does not attest from one that does", a.Carriage)
@@ -138,6 +156,24 @@ func (a *AttestationConfig) validateMode() error {
 		}
 	}
 	return nil
+}
+
+// offersCarriage and needsCarriage report whether handshake records are to carry
+// authenticators, if the peer agrees and at any rate.
+func (a *AttestationConfig) offersCarriage() bool {
+	return a.needsCarriage() || a.afterHandshake() && a.Carriage != CarriageLeading
+}
+
+func (a *AttestationConfig) needsCarriage() bool {
+	return a.Carriage == CarriagePostHandshake || a.ReattestInterval > 0
+}
+
+// whyCarriage says what a peer is refused for that does not negotiate it.
+func (a *AttestationConfig) whyCarriage() string {
+	if a.ReattestInterval > 0 {
+		return "ReattestInterval is set"
+	}
+	return "Carriage is post-handshake"
 }
 
 // requests reports whether a peer is asked and need not attest.

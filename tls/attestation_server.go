@@ -15,7 +15,7 @@ func (hs *serverHandshakeStateTLS13) attestHelloChanged(second *clientHelloMsg) 
 		return false
 	}
 	cp := hs.c.attestCodePoints()
-	types := append(negotiationExtensions(cp), cp.AttestedKeyProof)
+	types := append(negotiationExtensions(cp), cp.AttestedKeyProof, cp.AuthenticatorCarriage)
 	return !sameExtensions(helloExtensions(hs.clientHello.original, types), helloExtensions(second.original, types))
 }
 
@@ -29,8 +29,8 @@ func (hs *serverHandshakeStateTLS13) attestNegotiate() error {
 	if err := c.attestValidate(); err != nil {
 		return c.attestFail(AttestationStageNegotiate, alertInternalError, fmt.Errorf("Config.Attestation: %w", err))
 	}
-	if !a.inHandshake() {
-		return nil
+	if err := hs.attestNegotiateCarriage(); err != nil || !a.inHandshake() {
+		return err
 	}
 	cp := c.attestCodePoints()
 	fail := func(al alert, format string, args ...any) error {
@@ -54,6 +54,7 @@ func (hs *serverHandshakeStateTLS13) attestNegotiate() error {
 				return fail(alertDecodeError, "client's attested_key_proof in ClientHello is not empty")
 			}
 			c.attest.keyProofOffered = true
+		case cp.AuthenticatorCarriage: // read before
 		default:
 			return fail(alertIllegalParameter, "client sent attestation_evidence in ClientHello")
 		}
@@ -119,6 +120,27 @@ func (hs *serverHandshakeStateTLS13) attestNegotiate() error {
 		// what is left is attestation-only.
 		c.config = c.config.Clone()
 		c.config.ClientAuth = RequireAndVerifyClientCert
+	}
+	return nil
+}
+
+// attestNegotiateCarriage settles whether handshake records carry authenticators. A
+// server agrees whatever its mode, so that one that is not configured to attest says
+// so in place of taking a request for application data.
+func (hs *serverHandshakeStateTLS13) attestNegotiateCarriage() error {
+	c := hs.c
+	a := c.config.Attestation
+	fail := func(al alert, format string, args ...any) error {
+		return c.attestFail(AttestationStageNegotiate, al, fmt.Errorf(format, args...))
+	}
+	for _, e := range helloExtensions(hs.clientHello.original, []uint16{c.attestCodePoints().AuthenticatorCarriage}) {
+		if len(e.data) != 0 {
+			return fail(alertDecodeError, "client's authenticator_carriage is not empty")
+		}
+		c.attest.records = a.Carriage != CarriageLeading
+	}
+	if a.needsCarriage() && !c.attest.records {
+		return fail(alertMissingExtension, "client takes no exported authenticators in handshake records, and this server requires it: %s", a.whyCarriage())
 	}
 	return nil
 }
@@ -223,6 +245,9 @@ func (hs *serverHandshakeStateTLS13) attestServerParameters(ee *encryptedExtensi
 		return nil
 	}
 	cp := c.attestCodePoints()
+	if c.attest.records {
+		ee.attest.keep(cp.AuthenticatorCarriage, nil)
+	}
 	answer := func(evidence, results uint16, d *attestDirection, nonce []byte) error {
 		if !d.negotiated {
 			return nil

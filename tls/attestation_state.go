@@ -7,6 +7,7 @@ import (
 	"net"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/attestedtls/atls/attestext"
 	"github.com/attestedtls/atls/keyschedule"
@@ -32,6 +33,11 @@ type AttestationState struct {
 	// challenge included. It says nothing about what came; it is there for logs.
 	RequestedAttestation *attestext.AttestRequest
 
+	// Reattestations counts the rounds of Conn.Reattest that succeeded. The fields
+	// above are those of the last one, except PeerHandshakeAttestation. After a round
+	// that failed, PeerAttestation is nil.
+	Reattestations int
+
 	// TicketsReceived counts the session tickets that the peer sent since the
 	// handshake. Where attestation was negotiated they were dropped.
 	TicketsReceived int
@@ -45,6 +51,8 @@ type attestConnState struct {
 	cancels attestCancels
 
 	exchanging bool // authenticators come before the handshake is complete; guarded by Conn.in
+	records    bool // handshake records carry authenticators
+	live       attestLive
 
 	exporter *keyschedule.HandshakeExporterSecret
 	self     attestDirection  // this side attests
@@ -65,7 +73,7 @@ type attestConnState struct {
 func (s *attestConnState) reset() {
 	s.exporter, s.self, s.peer, s.peerKey = nil, attestDirection{}, attestDirection{}, nil
 	s.keyProofOffered, s.beforeCertificate = false, nil
-	s.certificate = nil
+	s.certificate, s.records = nil, false
 }
 
 // attestDirection is one direction of attestation on one connection.
@@ -110,7 +118,14 @@ func (c *Conn) attestState() AttestationState {
 		RequestedAttestation: s.peer.request,
 		TicketsReceived:      int(s.tickets.Load()),
 	}
-	if c.handshakeErr != nil {
+	if v := s.live.verdict.Load(); v != nil {
+		state.PeerAttestation, state.RequestedAttestation = v.result, v.request
+	}
+	if req := s.live.attested.Load(); req != nil {
+		state.LocalAttestation = req
+	}
+	state.Reattestations = int(s.live.rounds.Load())
+	if c.handshakeErr != nil || s.live.failure.Load() != nil {
 		state.PeerAttestation = nil
 	} else if c.config.Attestation.afterHandshake() {
 		state.PeerHandshakeAttestation = s.peer.appraised
@@ -127,7 +142,7 @@ func (c *Conn) attestNoResumption() bool {
 	if a == nil {
 		return false
 	}
-	return c.isClient || a.requires() || a.afterHandshake() || c.attest.self.negotiated || c.attest.peer.negotiated
+	return c.isClient || a.requires() || a.afterHandshake() || c.attest.records || c.attest.self.negotiated || c.attest.peer.negotiated
 }
 
 // attestTicket counts a session ticket that a client received, and reports
@@ -139,8 +154,10 @@ func (c *Conn) attestTicket() bool {
 
 // attestCancels is a set of contexts that Close ends.
 type attestCancels struct {
-	mu  sync.Mutex
-	set map[*context.CancelFunc]bool
+	mu     sync.Mutex
+	set    map[*context.CancelFunc]bool
+	closed bool        // Close was called
+	timer  *time.Timer // of the next round of re-attestation
 }
 
 // attestCall returns a context for a call of an attester or a verifier, which Close
@@ -150,6 +167,9 @@ func (c *Conn) attestCall(ctx context.Context) (context.Context, context.CancelF
 	calls := &c.attest.cancels
 	calls.mu.Lock()
 	defer calls.mu.Unlock()
+	if calls.closed {
+		cancel()
+	}
 	if calls.set == nil {
 		calls.set = make(map[*context.CancelFunc]bool)
 	}
@@ -168,18 +188,35 @@ func (c *Conn) attestClose() {
 	calls := &c.attest.cancels
 	calls.mu.Lock()
 	defer calls.mu.Unlock()
+	calls.closed = true
+	if calls.timer != nil {
+		calls.timer.Stop()
+	}
 	for cancel := range calls.set {
 		(*cancel)()
 	}
 }
 
+// attestClosed reports whether Close was called.
+func (c *Conn) attestClosed() bool {
+	calls := &c.attest.cancels
+	calls.mu.Lock()
+	defer calls.mu.Unlock()
+	return calls.closed
+}
+
 // attestGate is the last line: it returns an error unless the handshake ended
 // with the appraisal that Config.Attestation and the negotiation call for.
-// Neither Read nor Write moves a byte before it does.
-func (c *Conn) attestGate() error {
+// Neither Read nor Write moves a byte before it does, nor after a round of
+// re-attestation has failed; what had come before a peer that closed fell silent may
+// still be read.
+func (c *Conn) attestGate(read bool) error {
 	a := c.config.Attestation
 	if a == nil {
 		return nil
+	}
+	if f := c.attest.live.failure.Load(); f != nil && !(read && f.ended) {
+		return f.err
 	}
 	result := c.attest.peer.result
 	accepted := result.Valid() && !(a.afterHandshake() && a.requires() && !result.Binding().IsExpat())
@@ -200,6 +237,7 @@ func (c *Conn) AlertSent() (alert AlertError, ok bool) {
 // AlertReceived returns the fatal alert that the peer sent, if this side has read
 // one. It waits for a Read or Handshake that is under way.
 func (c *Conn) AlertReceived() (alert AlertError, ok bool) {
+	defer c.attestReading()()
 	c.in.Lock()
 	defer c.in.Unlock()
 	return alertOf(c.in.err, "remote error")

@@ -1007,6 +1007,9 @@ func (c *Conn) writeRecordLocked(typ recordType, data []byte) (int, error) {
 
 	var n int
 	for len(data) > 0 {
+		if err := c.attestFlush(typ); err != nil { // atls:hook flush: authenticators go between two records of one Write
+			return n, err
+		}
 		m := len(data)
 		if maxPayload := c.maxPayloadSizeForWrite(typ); m > maxPayload {
 			m = maxPayload
@@ -1218,7 +1221,7 @@ func (c *Conn) Write(b []byte) (int, error) {
 	if err := c.Handshake(); err != nil {
 		return 0, err
 	}
-	if err := c.attestGate(); err != nil { // atls:hook gate-write: Write moves no byte before the appraisal has succeeded
+	if err := c.attestGate(false); err != nil { // atls:hook gate-write: Write moves no byte before the appraisal has succeeded
 		return 0, err
 	}
 
@@ -1312,6 +1315,9 @@ func (c *Conn) handlePostHandshakeMessage() error {
 	if c.vers != VersionTLS13 {
 		return c.handleRenegotiation()
 	}
+	if done, err := c.attestPostHandshake(); done { // atls:hook post-handshake: exported authenticators
+		return err
+	}
 
 	msg, err := c.readHandshake(nil)
 	if err != nil {
@@ -1386,7 +1392,7 @@ func (c *Conn) Read(b []byte) (int, error) {
 	if err := c.Handshake(); err != nil {
 		return 0, err
 	}
-	if err := c.attestGate(); err != nil { // atls:hook gate-read: Read moves no byte before the appraisal has succeeded
+	if err := c.attestGate(true); err != nil { // atls:hook gate-read: Read moves no byte before the appraisal has succeeded
 		return 0, err
 	}
 	if len(b) == 0 {
@@ -1395,12 +1401,16 @@ func (c *Conn) Read(b []byte) (int, error) {
 		return 0, nil
 	}
 
+	defer c.attestReading()()
+	if n := c.attestReadKept(b); n > 0 { // atls:hook reader: Reattest reads while nobody else does
+		return n, nil
+	}
 	c.in.Lock()
 	defer c.in.Unlock()
 
 	for c.input.Len() == 0 {
 		if err := c.readRecord(); err != nil {
-			return 0, err
+			return 0, c.attestReadError(err) // atls:hook read-error: why re-attestation closed the connection
 		}
 		for c.hand.Len() > 0 {
 			if err := c.handlePostHandshakeMessage(); err != nil {

@@ -152,9 +152,13 @@ func (f *connFlags) attestation(s *setup) error {
 	case "combined":
 		a.Mode = tls.Combined
 	}
-	if f.carriage == "leading" {
+	switch f.carriage {
+	case "leading":
 		a.Carriage = tls.CarriageLeading
+	case "post-handshake":
+		a.Carriage = tls.CarriagePostHandshake
 	}
+	a.ReattestInterval = f.reattest
 	if f.peer == "request" {
 		a.Peer = tls.RequestAttestation
 	}

@@ -24,7 +24,7 @@ func TestConnectionsAttestedAfterTheHandshake(t *testing.T) {
 			[]string{"--verify", "results", "--trust-roots", pki("verifiers.json")}, true, false, "passport"},
 	} {
 		for _, mode := range []string{"post-handshake", "combined"} {
-			for _, carriage := range []string{"auto", "leading"} {
+			for _, carriage := range []string{"auto", "leading", "post-handshake"} {
 				t.Run(strings.Join([]string{mode, carriage, c.name}, ", "), func(t *testing.T) {
 					more := []string{"--mode", mode, "--carriage", carriage}
 					p := connect(t, args(c.serve, more), args(c.dial, more))
@@ -50,13 +50,35 @@ func TestConnectionsAttestedAfterTheHandshake(t *testing.T) {
 	}
 }
 
-// Ends of different modes do not meet, and no data of the application moves.
-func TestEndsOfDifferentModesAreRefused(t *testing.T) {
+// Ends of different modes meet where the one that asks gets what it asks for: a server
+// that attests in the handshake also answers in handshake records.
+func TestEndsOfDifferentModes(t *testing.T) {
 	attests := args(identity(), []string{"--attest", "softtee:tdx", "--timeout", "2s"})
-	for _, modes := range [][2]string{{"post-handshake", "tls-attest"}, {"tls-attest", "post-handshake"}, {"tls-attest", "combined"}} {
-		p := connect(t, args(attests, []string{"--mode", modes[0]}), args(verifySoftTEE(), []string{"--mode", modes[1], "--timeout", "2s"}))
-		if p.c["ok"] != false || p.dialer.status == 0 {
-			t.Errorf("serve in %s, dial in %s: %s", modes[0], modes[1], p.dialer.stdout)
+	for _, c := range []struct {
+		serve, dial []string
+		ok          bool
+	}{
+		{[]string{"--mode", "post-handshake"}, nil, false},
+		{nil, []string{"--mode", "post-handshake"}, true},
+		{nil, []string{"--mode", "combined"}, true},
+		{[]string{"--mode", "post-handshake"}, []string{"--mode", "combined"}, false},
+		{[]string{"--mode", "post-handshake", "--carriage", "leading"}, []string{"--mode", "post-handshake", "--carriage", "post-handshake"}, false},
+	} {
+		p := connect(t, args(attests, c.serve), args(verifySoftTEE(), c.dial, []string{"--timeout", "2s"}))
+		if p.c["ok"] != c.ok || (p.dialer.status == 0) != c.ok {
+			t.Errorf("serve %v, dial %v: %s", c.serve, c.dial, p.dialer.stdout)
 		}
+	}
+}
+
+// Re-attestation goes on while a connection is open.
+func TestReattestation(t *testing.T) {
+	more := []string{"--reattest", "1ms"}
+	p := connect(t, args(identity(), []string{"--attest", "softtee:tdx"}), args(verifySoftTEE(), more))
+	p.ok(t)
+	attested(t, p.c)
+	if p = connect(t, args(identity(), []string{"--attest", "softtee:tdx", "--mode", "post-handshake", "--carriage", "leading"}),
+		args(verifySoftTEE(), more, []string{"--mode", "post-handshake"})); p.c["ok"] != false || p.c["alert_sent"] != 109.0 || p.c["stage"] != "negotiate" {
+		t.Errorf("%s", p.dialer.stdout)
 	}
 }

@@ -28,9 +28,12 @@ Flags:
                                 after it, bound to the connection's exporter; combined:
                                 both; or none: TLS alone. Alike on both ends
     --carriage HOW              what carries the authenticators of post-handshake and
-                                combined: auto (default), or leading: application data
-                                ahead of any other, which a peer on stock crypto/tls
-                                understands
+                                combined: leading: application data ahead of any
+                                other, which a peer on stock crypto/tls understands;
+                                post-handshake: handshake records; auto (default): these
+                                where both ends negotiate them, else leading
+    --reattest DURATION         have the peer attest again so often as long as the
+                                connection is open, and close it otherwise (with --verify)
     --credential KIND           x509 (default): evidence beside a certificate, or
                                 attestation-only: in place of one
     --allow-attestation-only    needed for that, because evidence alone does not say
@@ -96,7 +99,7 @@ type connFlags struct {
 	evidenceTypes, verifierIDs     []string
 	policy, trustRoots, collateral string
 	codePoints, keylog             string
-	timeout                        time.Duration
+	timeout, reattest              time.Duration
 	once, json                     bool
 
 	refreshFrom, refreshWith string
@@ -192,6 +195,7 @@ func (f *connFlags) register(fs *flag.FlagSet) {
 	fs.StringVar(&f.codePoints, "code-points", "", "")
 	fs.StringVar(&f.keylog, "keylog", "", "")
 	fs.DurationVar(&f.timeout, "timeout", 20*time.Second, "")
+	fs.DurationVar(&f.reattest, "reattest", 0, "")
 	fs.BoolVar(&f.once, "once", false, "")
 	fs.BoolVar(&f.json, "json", false, "")
 }
@@ -205,7 +209,7 @@ func (f *connFlags) check() error {
 		notYet      []string
 	}{
 		{"mode", f.mode, []string{"tls-attest", "post-handshake", "combined", "none"}, []string{"early"}},
-		{"carriage", f.carriage, []string{"auto", "leading"}, []string{"post-handshake"}},
+		{"carriage", f.carriage, []string{"auto", "leading", "post-handshake"}, nil},
 		{"credential", f.credential, []string{"x509", "attestation-only"}, nil},
 		{"binding", f.binding, []string{"hardened", "draft-08"}, nil},
 		{"peer", f.peer, []string{"", "require", "request"}, nil},
@@ -238,8 +242,16 @@ func (f *connFlags) check() error {
 		return usagef("its binding is that of draft-fossati-seat-expat", "--binding %s has no effect in --mode post-handshake", f.binding)
 	case f.exchanges() && f.carriage == "leading" && f.peer == "request":
 		return usagef("nothing tells a peer that does not attest from one that does", "--peer request does not go with --carriage leading")
-	case !f.exchanges() && f.carriage != "auto":
+	case f.mode == "none" && f.carriage != "auto", f.mode == "tls-attest" && f.carriage == "leading":
 		return usagef("it is for --mode post-handshake and combined", "--carriage %s has no effect in --mode %s", f.carriage, f.mode)
+	case f.reattest < 0:
+		return usagef("for example 1m", "--reattest cannot be negative")
+	case f.reattest > 0 && f.verify == "":
+		return usagef("--verify says how to appraise the peer", "--reattest has no effect without --verify")
+	case f.reattest > 0 && f.carriage == "leading":
+		return usagef("leave --carriage out", "--carriage leading is over before --reattest begins")
+	case f.mode == "tls-attest" && (f.reattest > 0 || f.carriage == "post-handshake") && (f.kind() == attestext.AttestationOnly || f.attestedKey != "" || f.peerAttestedKey):
+		return usagef("its evidence covers the key of a certificate", "re-attestation goes with neither --credential attestation-only nor two keys")
 	case f.mode == "none" && (f.attest != "" || f.verify != ""):
 		return usagef("leave --mode out", "--mode none goes with neither --attest nor --verify")
 	case f.akChain != "" && !f.attestsByTPM():

@@ -49,6 +49,11 @@ const (
 	maxExtensions = 64
 )
 
+// MaxMessage returns the bound on a message of each type, in bytes with its header of
+// four, or 0 if the type is none of an exported authenticator's. A carriage refuses what
+// is longer before it has read it.
+func MaxMessage(typ uint8) int { return maxMessage(typ) }
+
 // maxMessage is the bound on a message of each type; other types have none.
 func maxMessage(typ uint8) int {
 	switch typ {

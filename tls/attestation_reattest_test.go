@@ -1,0 +1,1204 @@
+package tls
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/attestedtls/atls/attestext"
+	"github.com/attestedtls/atls/tls/exportedauth"
+)
+
+// established runs a handshake and returns both ends, which are closed in the end.
+func established(t testing.TB, client, server *Config) (c, s *Conn) {
+	t.Helper()
+	cc, sc := localPipe(t)
+	c, s = Client(cc, client), Server(sc, server)
+	t.Cleanup(func() { cc.Close(); sc.Close() })
+	// Nothing in these tests takes as long.
+	watch := time.AfterFunc(time.Minute, func() { cc.Close(); sc.Close() })
+	t.Cleanup(func() { watch.Stop() })
+	done := make(chan error, 1)
+	go func() { done <- s.Handshake() }()
+	err := c.Handshake()
+	if serr := <-done; err != nil || serr != nil {
+		t.Fatalf("client: %v, server: %v", err, serr)
+	}
+	return c, s
+}
+
+// reattesting returns a client and a server that attest to each other in the
+// handshake and negotiate the carriage of re-attestation.
+func reattesting() (client, server *Config) {
+	client, server = attesting()
+	client.Attestation.Attester, server.Attestation.Verifier = &stubTEE{}, &stubTEE{}
+	client.Attestation.Carriage = CarriagePostHandshake
+	return client, server
+}
+
+// echo sends back what conn reads, until it ends.
+func echo(conn *Conn) (done chan struct{}) {
+	done = make(chan struct{})
+	go func() {
+		defer close(done)
+		io.Copy(conn, readerOf{conn})
+	}()
+	return done
+}
+
+// readerOf hides what a Conn can do beside reading.
+type readerOf struct{ io.Reader }
+
+// roundTrip sends a line that is sent back.
+func roundTrip(t testing.TB, conn *Conn, i int) {
+	t.Helper()
+	line := fmt.Sprintf("line %d\n", i)
+	if _, err := io.WriteString(conn, line); err != nil {
+		t.Fatal(err)
+	}
+	got := make([]byte, len(line))
+	if _, err := io.ReadFull(conn, got); err != nil || string(got) != line {
+		t.Fatalf("%q, %v, want %q", got, err, line)
+	}
+}
+
+// TestReattest: either end has the other attest again, in each mode, across
+// KeyUpdate, whether or not somebody reads; each round is another exchange, and the
+// last verdict is the one there is.
+//
+// Hooks: post-handshake, reader.
+func TestReattestIsAFreshExchange(t *testing.T) {
+	for _, mode := range []AttestationMode{InHandshake, PostHandshake, Combined} {
+		client, server := reattesting()
+		client.Attestation.Mode, server.Attestation.Mode = mode, mode
+		c, s := established(t, client, server)
+		echo(s)
+		contexts := map[string]bool{}
+		for i := range 6 {
+			if i%3 == 1 {
+				keyUpdate(t, c, i == 4)
+			}
+			if err := c.Reattest(t.Context()); err != nil { // nobody reads at this end
+				t.Fatal(err)
+			}
+			cs := c.ConnectionState()
+			ch := cs.PeerAttestation.Challenge()
+			if !cs.PeerAttestation.Valid() || ch.Binding != attestext.BindingExpat || ch.Role != attestext.RoleServer || cs.Reattestations != i+1 || contexts[string(ch.Nonce)] {
+				t.Errorf("%v, round %d: %+v", mode, i, cs.AttestationState)
+			}
+			contexts[string(ch.Nonce)] = true
+			if local := s.ConnectionState().LocalAttestation; local == nil || !bytes.Equal(local.Challenge.Nonce, ch.Nonce) || !bytes.Equal(local.Challenge.Binder, ch.Binder) {
+				t.Errorf("%v, round %d: the ends disagree", mode, i)
+			}
+			roundTrip(t, c, i)
+		}
+		// The other direction; there somebody has to read at the client.
+		read := make(chan error, 1)
+		go func() {
+			_, err := c.Read(make([]byte, 1))
+			read <- err
+		}()
+		for i := range 3 {
+			if err := s.Reattest(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if cs := s.ConnectionState(); !cs.PeerAttestation.Valid() || cs.PeerAttestation.Challenge().Role != attestext.RoleClient || cs.Reattestations != i+1 {
+				t.Errorf("%v: %+v", mode, cs.AttestationState)
+			}
+		}
+		c.Close()
+		<-read
+	}
+}
+
+// keyUpdate sends a KeyUpdate, which crypto/tls does by itself only in answer to one.
+func keyUpdate(t testing.TB, c *Conn, request bool) {
+	t.Helper()
+	c.out.Lock()
+	defer c.out.Unlock()
+	msg, err := (&keyUpdateMsg{updateRequested: request}).marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.writeRecordLocked(recordTypeHandshake, msg); err != nil {
+		t.Fatal(err)
+	}
+	suite := cipherSuiteTLS13ByID(c.cipherSuite)
+	c.setWriteTrafficSecret(suite, QUICEncryptionLevelInitial, suite.nextTrafficSecret(c.out.trafficSecret))
+}
+
+// TestReattestAtOnce: both ends re-attest at once and many times, under data in both
+// directions, of which nothing is lost or reordered.
+//
+// Hooks: flush.
+func TestBothEndsReattestUnderLoad(t *testing.T) {
+	client, server := reattesting()
+	c, s := established(t, client, server)
+	const rounds, bytesEach = 10, 4 << 20
+	var wg, readers sync.WaitGroup
+	for _, conn := range []*Conn{c, s} {
+		wg.Go(func() { sendCounted(t, conn, bytesEach) })
+		read := make(chan struct{})
+		readers.Go(func() {
+			readCounted(t, conn, bytesEach)
+			close(read)
+			conn.Read(make([]byte, 1)) // answers come that way
+		})
+		wg.Go(func() { <-read })
+		for range 2 { // calls at one end wait for each other
+			wg.Go(func() {
+				for range rounds / 2 {
+					if err := conn.Reattest(t.Context()); err != nil {
+						t.Error(err)
+						return
+					}
+				}
+			})
+		}
+	}
+	wg.Wait()
+	c.Close()
+	readers.Wait()
+	for _, conn := range []*Conn{c, s} {
+		if n := conn.ConnectionState().Reattestations; n != rounds {
+			t.Errorf("%d rounds, want %d", n, rounds)
+		}
+	}
+}
+
+// sendCounted sends n bytes of 8-byte counters in one Write after another of many
+// records each.
+func sendCounted(t testing.TB, conn *Conn, n int) {
+	b := make([]byte, 256<<10)
+	for at := 0; at < n; at += len(b) {
+		for i := 0; i < len(b); i += 8 {
+			binary.BigEndian.PutUint64(b[i:], uint64(at+i))
+		}
+		if _, err := conn.Write(b); err != nil {
+			t.Errorf("Write: %v", err)
+			return
+		}
+	}
+}
+
+// readCounted reads them.
+func readCounted(t testing.TB, conn *Conn, n int) {
+	var b [8]byte
+	r := io.Reader(conn)
+	for at := 0; at < n; at += 8 {
+		if _, err := io.ReadFull(r, b[:]); err != nil {
+			t.Errorf("Read at %d: %v", at, err)
+			return
+		}
+		if got := binary.BigEndian.Uint64(b[:]); got != uint64(at) {
+			t.Errorf("%d at %d", got, at)
+			return
+		}
+	}
+}
+
+// TestReattestKeeps: what arrives while Reattest reads by itself is there for the next
+// Read, in order, up to a bound; beyond it Reattest waits for a reader.
+func TestReattestKeepsApplicationData(t *testing.T) {
+	for _, n := range []int{100, maxKept / 2, 4 * maxKept} {
+		client, server := reattesting()
+		asked := make(chan struct{})
+		server.Attestation.Attester = &stubTEE{attest: func(ctx context.Context, req *attestext.AttestRequest) ([]byte, error) {
+			if req.Challenge.Binding.IsExpat() {
+				<-asked // the data goes first
+			}
+			return (&stubTEE{}).honest(req.Challenge)
+		}}
+		c, s := established(t, client, server)
+		go io.Copy(io.Discard, readerOf{s})
+		data := bytes.Repeat([]byte("0123456789abcdef"), n/16+1)[:n]
+		ended := make(chan error, 1)
+		go func() { ended <- c.Reattest(t.Context()) }()
+		go func() {
+			s.Write(data)
+			close(asked)
+		}()
+		if n <= maxKept {
+			if err := <-ended; err != nil {
+				t.Fatalf("%d bytes: %v", n, err)
+			}
+		}
+		got := make([]byte, n)
+		if _, err := io.ReadFull(c, got); err != nil || !bytes.Equal(got, data) {
+			t.Errorf("%d bytes: %v", n, err)
+		}
+		if n > maxKept {
+			if err := <-ended; err != nil {
+				t.Fatalf("%d bytes: %v", n, err)
+			}
+		}
+	}
+}
+
+// TestStaleMachine: a machine that goes bad after the handshake is found out by the next
+// round, which closes the connection at both ends and says why at each.
+//
+// Hooks: read-error.
+func TestMachineThatWentBadIsFoundOut(t *testing.T) {
+	for name, want := range map[string]struct {
+		bad   func(ch attestext.Challenge) ([]byte, error)
+		class error
+		alert alert
+		stage string
+	}{
+		"other software": {func(ch attestext.Challenge) ([]byte, error) {
+			ch.Binder = bytes.Repeat([]byte{1}, len(ch.Binder))
+			return (&stubTEE{}).honest(&ch)
+		}, attestext.ErrBinding, alertBadCertificate, AttestationStageAppraise},
+		"nothing that attests": {func(attestext.Challenge) ([]byte, error) { return nil, errDown },
+			exportedauth.ErrRefused, alertHandshakeFailure, AttestationStageCertificate},
+	} {
+		for _, interval := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, by itself %v", name, interval), func(t *testing.T) {
+				client, server := reattesting()
+				client.Attestation.Attester, server.Attestation.Verifier = nil, nil
+				var bad atomic.Bool
+				rounds := make(chan struct{}, 100)
+				server.Attestation.Attester = &stubTEE{attest: func(_ context.Context, req *attestext.AttestRequest) ([]byte, error) {
+					if req.Challenge.Binding.IsExpat() {
+						select {
+						case rounds <- struct{}{}:
+						default:
+						}
+						if bad.Load() {
+							return want.bad(*req.Challenge)
+						}
+					}
+					return (&stubTEE{}).honest(req.Challenge)
+				}}
+				if interval {
+					client.Attestation.ReattestInterval = time.Millisecond
+				}
+				c, s := established(t, client, server)
+				served := make(chan error, 1)
+				go func() {
+					_, err := io.Copy(s, readerOf{s})
+					served <- err
+				}()
+				roundTrip(t, c, 0)
+				if interval {
+					<-rounds
+					<-rounds
+				} else if err := c.Reattest(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				bad.Store(true)
+				read := make(chan error, 1)
+				go func() {
+					_, err := c.Read(make([]byte, 1)) // which waits
+					read <- err
+				}()
+				if !interval {
+					if err := c.Reattest(t.Context()); !errors.Is(err, want.class) {
+						t.Errorf("Reattest: %v", err)
+					}
+				}
+				err := <-read
+				ae, ok := errors.AsType[*AttestationError](err)
+				if !ok || !errors.Is(err, want.class) || alert(ae.Alert) != want.alert || ae.Stage != want.stage {
+					t.Errorf("Read: %v, at stage %v", err, ae)
+				}
+				for what, err := range map[string]error{
+					"Write":    second(c.Write([]byte("x"))),
+					"Read":     second(c.Read(make([]byte, 1))),
+					"Reattest": c.Reattest(t.Context()),
+				} {
+					if !errors.Is(err, want.class) {
+						t.Errorf("%s after it: %v", what, err)
+					}
+				}
+				if cs := c.ConnectionState(); cs.PeerAttestation != nil {
+					t.Errorf("%+v", cs.AttestationState)
+				}
+				if err := <-served; err == nil {
+					t.Error("the server noticed nothing")
+				}
+				if a, ok := s.AlertReceived(); !ok || alert(a) != want.alert {
+					t.Errorf("the server received %v, %v", a, ok)
+				}
+			})
+		}
+	}
+}
+
+func second[T any](_ T, err error) error { return err }
+
+// TestSlowTEE: while an attester and a verifier take their time, data goes both ways.
+func TestSlowReattestationHoldsUpNoData(t *testing.T) {
+	for _, who := range []string{"attester", "verifier"} {
+		client, server := reattesting()
+		begun, release := make(chan struct{}), make(chan struct{})
+		wait := func(b attestext.Binding) {
+			if b.IsExpat() {
+				close(begun)
+				<-release
+			}
+		}
+		if who == "attester" {
+			server.Attestation.Attester = &stubTEE{attest: func(_ context.Context, req *attestext.AttestRequest) ([]byte, error) {
+				wait(req.Challenge.Binding)
+				return (&stubTEE{}).honest(req.Challenge)
+			}}
+		} else {
+			client.Attestation.Verifier = &stubTEE{appraise: func(ctx context.Context, ev *attestext.Evidence, ch *attestext.Challenge) (*attestext.Appraisal, error) {
+				wait(ch.Binding)
+				return (&stubTEE{}).Appraise(ctx, ev, ch)
+			}}
+		}
+		c, s := established(t, client, server)
+		echo(s)
+		ended := make(chan error, 1)
+		go func() { ended <- c.Reattest(t.Context()) }()
+		<-begun
+		for i := range 10 {
+			roundTrip(t, c, i)
+		}
+		select {
+		case err := <-ended:
+			t.Errorf("%s: over before its time: %v", who, err)
+		default:
+		}
+		close(release)
+		if err := <-ended; err != nil {
+			t.Errorf("%s: %v", who, err)
+		}
+		roundTrip(t, c, 10)
+	}
+}
+
+// TestReattestEnds: with its context, with Close, and with a peer that does not
+// answer; and it leaves a connection alone on which it cannot be.
+func TestReattestEnds(t *testing.T) {
+	hold := func(server *Config) (begun chan struct{}) {
+		begun = make(chan struct{}, 1)
+		server.Attestation.Attester = &stubTEE{attest: func(ctx context.Context, req *attestext.AttestRequest) ([]byte, error) {
+			if !req.Challenge.Binding.IsExpat() {
+				return (&stubTEE{}).honest(req.Challenge)
+			}
+			begun <- struct{}{}
+			<-ctx.Done()
+			return nil, ctx.Err()
+		}}
+		return begun
+	}
+	t.Run("its context", func(t *testing.T) {
+		for _, reads := range []bool{false, true} {
+			client, server := reattesting()
+			begun := hold(server)
+			c, s := established(t, client, server)
+			echo(s)
+			if reads {
+				go c.Read(make([]byte, 1))
+			}
+			ctx, cancel := context.WithCancel(t.Context())
+			ended := make(chan error, 1)
+			go func() { ended <- c.Reattest(ctx) }()
+			<-begun
+			cancel()
+			if err := <-ended; !errors.Is(err, context.Canceled) {
+				t.Errorf("%v", err)
+			}
+			if _, err := c.Write([]byte("x")); !errors.Is(err, context.Canceled) {
+				t.Errorf("Write: %v", err)
+			}
+			s.Close()
+		}
+	})
+	t.Run("its own time", func(t *testing.T) {
+		client, server := reattesting()
+		hold(server)
+		c, s := established(t, client, server)
+		echo(s)
+		x := &attestExchange{c: c}
+		x.config = c.attestAuthenticators(x, c.attestVerifyChainAgain)
+		x.config.Timeout = time.Millisecond
+		if _, err := x.again(t.Context()); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("%v", err)
+		}
+		s.Close()
+	})
+	t.Run("Close", func(t *testing.T) {
+		client, server := reattesting()
+		begun := hold(server)
+		c, s := established(t, client, server)
+		echoed := echo(s)
+		ended := make(chan error, 1)
+		go func() { ended <- c.Reattest(t.Context()) }()
+		<-begun
+		c.Close()
+		if err := <-ended; err == nil {
+			t.Error("no error")
+		}
+		<-echoed
+		if a, ok := s.AlertReceived(); ok {
+			t.Errorf("Close sent alert %v", a)
+		}
+	})
+	t.Run("the peer closes", func(t *testing.T) {
+		client, server := reattesting()
+		begun := hold(server)
+		c, s := established(t, client, server)
+		go func() {
+			s.Write([]byte("the last words"))
+			s.Read(make([]byte, 1))
+		}()
+		ended := make(chan error, 1)
+		go func() { ended <- c.Reattest(t.Context()) }()
+		<-begun
+		s.CloseWrite()
+		if err := <-ended; !errors.Is(err, io.EOF) {
+			t.Errorf("%v", err)
+		}
+		if b, err := io.ReadAll(c); err != nil || string(b) != "the last words" {
+			t.Errorf("%q, %v", b, err)
+		}
+		if _, err := c.Write([]byte("x")); err == nil {
+			t.Error("a Write to a peer whose attestation has lapsed")
+		}
+	})
+	t.Run("a deadline of the application's", func(t *testing.T) {
+		client, server := reattesting()
+		c, s := established(t, client, server)
+		echo(s)
+		c.SetReadDeadline(time.Unix(1, 0))
+		ended := make(chan error, 1)
+		go func() { ended <- c.Reattest(t.Context()) }()
+		if _, err := c.Read(make([]byte, 1)); !isTimeout(err) {
+			t.Errorf("%v", err)
+		}
+		c.SetReadDeadline(time.Time{})
+		if err := <-ended; err != nil {
+			t.Errorf("%v", err)
+		}
+		roundTrip(t, c, 0)
+	})
+	t.Run("where it cannot be", func(t *testing.T) {
+		client, server := attesting()
+		c, s := established(t, client, server)
+		echo(s)
+		if err := c.Reattest(t.Context()); err == nil || !strings.Contains(err.Error(), "CarriagePostHandshake") {
+			t.Errorf("%v", err)
+		}
+		if err := s.Reattest(t.Context()); err == nil || !strings.Contains(err.Error(), "does not ask") {
+			t.Errorf("%v", err)
+		}
+		roundTrip(t, c, 0)
+	})
+}
+
+// TestReattestVerifyConnection: it is called with the verdict of each round, and may
+// refuse it.
+func TestVerifyConnectionSeesEachRound(t *testing.T) {
+	client, server := reattesting()
+	calls := 0
+	client.VerifyConnection = func(cs ConnectionState) error {
+		if !cs.PeerAttestation.Valid() || cs.Reattestations != calls {
+			t.Errorf("call %d sees %+v", calls, cs.AttestationState)
+		}
+		if calls++; calls == 3 {
+			return errors.New("not this time")
+		}
+		return nil
+	}
+	c, s := established(t, client, server)
+	echo(s)
+	if err := c.Reattest(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Reattest(t.Context()); err == nil || !strings.Contains(err.Error(), "not this time") {
+		t.Errorf("%v", err)
+	}
+	if _, err := c.Write([]byte("x")); err == nil {
+		t.Error("Write")
+	}
+}
+
+// TestReattestExpiry: a certificate that has expired since the handshake is refused.
+func TestReattestVerifiesTheChainAgain(t *testing.T) {
+	client, server := reattesting()
+	var late atomic.Bool
+	client.Time = func() time.Time {
+		if late.Load() {
+			return time.Unix(1<<34, 0)
+		}
+		return time.Now()
+	}
+	c, s := established(t, client, server)
+	echo(s)
+	if err := c.Reattest(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	late.Store(true)
+	if err := c.Reattest(t.Context()); !errors.As(err, new(*CertificateVerificationError)) {
+		t.Errorf("%v", err)
+	}
+}
+
+// TestReattestOfAClientUnknown: a client that was not asked for a certificate in the
+// handshake is held to ClientCAs when it attests.
+func TestReattestAuthenticatesTheClient(t *testing.T) {
+	client, server := attestConfigs()
+	client.Attestation = &AttestationConfig{Attester: &stubTEE{}, Carriage: CarriagePostHandshake}
+	server.Attestation = &AttestationConfig{Verifier: &stubTEE{}, Peer: RequestAttestation}
+	c, s := established(t, client, server)
+	go c.Read(make([]byte, 1))
+	if err := s.Reattest(t.Context()); err != nil || len(s.ConnectionState().VerifiedChains) == 0 {
+		t.Errorf("%v", err)
+	}
+	client.Certificates = []Certificate{selfSigned(t)}
+	client.Attestation = &AttestationConfig{Mode: PostHandshake, Attester: &stubTEE{}}
+	server.Attestation = &AttestationConfig{Mode: PostHandshake, Verifier: &stubTEE{}}
+	if ends := attestHandshake(t, client, server); !errors.As(ends.serverErr, new(*CertificateVerificationError)) {
+		t.Errorf("%v", ends.serverErr)
+	}
+}
+
+// TestRequestedAttestation: a peer that need not attest, and does not, is accepted in
+// each carriage that can tell, and once it has attested it has to go on.
+func TestRequestedExchangeMayBeRefused(t *testing.T) {
+	client, server := exchanging(PostHandshake)
+	onlyServerAttests(client, server)
+	client.Attestation.Peer = RequestAttestation
+	server.Attestation = &AttestationConfig{}
+	cc, sc := localPipe(t)
+	defer cc.Close()
+	defer sc.Close()
+	c, s := Client(cc, client), Server(sc, server)
+	echo(s) // the handshake, and the refusal
+	if err := c.Handshake(); err != nil {
+		t.Fatal(err)
+	}
+	if c.ConnectionState().PeerAttestation != nil {
+		t.Error("there is a result")
+	}
+	if err := c.Reattest(t.Context()); err != nil {
+		t.Error(err)
+	}
+	roundTrip(t, c, 0)
+
+	server = server.Clone()
+	server.Attestation = nil // and no carriage
+	if ends := attestHandshake(t, client, server); ends.clientErr != nil || ends.client.ConnectionState().PeerAttestation != nil {
+		t.Errorf("%v", ends.clientErr)
+	}
+	client, server = exchanging(PostHandshake)
+	onlyServerAttests(client, server)
+	client.Attestation.Peer = RequestAttestation
+	var gone atomic.Bool
+	server.Attestation.Attester = &stubTEE{attest: func(_ context.Context, req *attestext.AttestRequest) ([]byte, error) {
+		if gone.Load() {
+			return nil, errDown
+		}
+		return (&stubTEE{}).honest(req.Challenge)
+	}}
+	c, s = established(t, client, server)
+	echo(s)
+	if !c.ConnectionState().PeerAttestation.Valid() {
+		t.Error("there is no result")
+	}
+	gone.Store(true)
+	if err := c.Reattest(t.Context()); !errors.Is(err, exportedauth.ErrRefused) {
+		t.Error(err)
+	}
+}
+
+// TestInterval: rounds come by themselves, at both ends, and end with Close.
+func TestReattestInterval(t *testing.T) {
+	client, server := reattesting()
+	client.Attestation.ReattestInterval, server.Attestation.ReattestInterval = time.Millisecond, 2*time.Millisecond
+	c, s := established(t, client, server)
+	echoed := echo(s)
+	for i := 0; c.ConnectionState().Reattestations < 3 || s.ConnectionState().Reattestations < 3; i++ {
+		roundTrip(t, c, i)
+	}
+	c.Close()
+	<-echoed
+	s.Close()
+	for _, conn := range []*Conn{c, s} {
+		if conn.attest.cancels.timer.Stop() {
+			t.Error("a closed connection waits for a round")
+		}
+	}
+	client, server = reattesting()
+	client.Attestation.ReattestInterval = time.Hour
+	server.Attestation.Carriage = CarriageLeading // which is not for this mode
+	server.Attestation = nil
+	client.Attestation.Peer = RequestAttestation
+	ends := attestHandshake(t, client, server)
+	if _, sent := ends.client.AlertSent(); ends.clientErr == nil || !sent || !strings.Contains(ends.clientErr.Error(), "ReattestInterval") {
+		t.Errorf("%v", ends.clientErr)
+	}
+}
+
+// TestCarriageNegotiation: who insists on handshake records refuses a peer that has
+// none, in the handshake, and the extension is empty and nowhere else.
+func TestCarriageIsNegotiated(t *testing.T) {
+	client, server := exchanging(PostHandshake)
+	client.Attestation.Carriage, server.Attestation.Carriage = CarriagePostHandshake, CarriageLeading
+	ends := attestHandshake(t, client, server)
+	if a, ok := ends.client.AlertSent(); !ok || alert(a) != alertMissingExtension {
+		t.Errorf("client: %v, alert %v", ends.clientErr, a)
+	}
+	client.Attestation.Carriage, server.Attestation.Carriage = CarriageLeading, CarriagePostHandshake
+	ends = attestHandshake(t, client, server)
+	if a, ok := ends.server.AlertSent(); !ok || alert(a) != alertMissingExtension {
+		t.Errorf("server: %v, alert %v", ends.serverErr, a)
+	}
+	cp := testCodePoints
+	one := attestExtension{cp.AuthenticatorCarriage, []byte{0}}
+	for name, tt := range map[string]struct {
+		client, server *misbehavingPeer
+		alert          alert
+	}{
+		"with a body in ClientHello": {client: &misbehavingPeer{
+			clientHello: func([]attestExtension) []attestExtension { return []attestExtension{one} }}, alert: alertDecodeError},
+		"with a body in EncryptedExtensions": {server: &misbehavingPeer{
+			encryptedExtensions: func(*Conn, []attestExtension) []attestExtension { return []attestExtension{one} }}, alert: alertDecodeError},
+		"in ServerHello": {server: &misbehavingPeer{
+			serverHello: []attestExtension{{cp.AuthenticatorCarriage, nil}}}, alert: alertIllegalParameter},
+		"gone in the second ClientHello": {client: &misbehavingPeer{
+			secondClientHello: func([]attestExtension) []attestExtension { return nil }}, alert: alertIllegalParameter},
+		"unasked for": {server: &misbehavingPeer{
+			encryptedExtensions: func(_ *Conn, l []attestExtension) []attestExtension {
+				return append(l, attestExtension{cp.AuthenticatorCarriage, nil})
+			}}, alert: alertUnsupportedExtension},
+	} {
+		client, server := exchanging(PostHandshake)
+		onlyServerAttests(client, server)
+		if name == "unasked for" {
+			client.Attestation.Carriage = CarriageLeading
+		}
+		if strings.HasPrefix(name, "gone") {
+			server.CurvePreferences = []CurveID{CurveP256}
+		}
+		cc, sc := localPipe(t)
+		ends := &attestEnds{client: Client(cc, client), server: Server(sc, server)}
+		refusing := ends.client
+		if tt.client != nil {
+			tt.client.client(ends.client)
+			refusing = ends.server
+		} else {
+			tt.server.server(ends.server)
+		}
+		ends.run(t, cc, sc)
+		if a, ok := refusing.AlertSent(); !ok || alert(a) != tt.alert {
+			t.Errorf("%s: client %v, server %v, alert %v", name, ends.clientErr, ends.serverErr, a)
+		}
+	}
+}
+
+// A talk is a peer that speaks the messages of exported authenticators as a script
+// has it.
+type talk struct {
+	*Conn
+	conf    *exportedauth.Config
+	session *exportedauth.Session
+	request []byte // the last that was read
+	sent    []byte // the last authenticator
+}
+
+func newTalk(t testing.TB, c *Conn) *talk {
+	t.Helper()
+	session, err := c.attestSession()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &talk{Conn: c, session: session, conf: c.attestAuthenticators(&attestExchange{c: c}, c.attestVerifyChainAgain)}
+}
+
+// read reads a request; Conn.in is held.
+func (p *talk) read() (*exportedauth.Request, error) {
+	b, err := p.attestReadMessage("script", p.attestRequestType())
+	if err != nil {
+		return nil, err
+	}
+	p.request = b
+	return p.session.ReadRequest(b)
+}
+
+// honest reads a request and returns an honest answer.
+func (p *talk) honest() ([]byte, error) {
+	r, err := p.read()
+	if err != nil {
+		return nil, err
+	}
+	return p.session.Attest(context.Background(), r, p.conf)
+}
+
+func (p *talk) say(b []byte) error { return p.attestWrite(b) }
+
+// split returns the messages of an authenticator.
+func split(b []byte) (messages [][]byte) {
+	for len(b) >= 4 {
+		n := 4 + (int(b[1])<<16 | int(b[2])<<8 | int(b[3]))
+		messages = append(messages, b[:n:n])
+		b = b[n:]
+	}
+	return messages
+}
+
+// badAnswers are what a server may answer a request with, the honest answer first
+// and last, so that a script that does nothing does not pass. The same holds in the
+// exchange of the handshake and in a round of re-attestation.
+var badAnswers = []struct {
+	name  string
+	class error
+	alert alert
+	say   func(p *talk) error
+}{
+	{"the honest one", nil, 0, func(p *talk) error {
+		b, err := p.honest()
+		if err != nil {
+			return err
+		}
+		return p.say(b)
+	}},
+	{"Finished is altered", exportedauth.ErrDecrypt, alertDecryptError, func(p *talk) error {
+		b, err := p.honest()
+		if err != nil {
+			return err
+		}
+		b[len(b)-1] ^= 1
+		return p.say(b)
+	}},
+	{"CertificateVerify is altered", exportedauth.ErrDecrypt, alertDecryptError, func(p *talk) error {
+		b, err := p.honest()
+		if err != nil {
+			return err
+		}
+		m := split(b)
+		m[1][len(m[1])-1] ^= 1
+		return p.say(bytes.Join(m, nil))
+	}},
+	{"of another connection", exportedauth.ErrDecrypt, alertDecryptError, func(p *talk) error {
+		r, err := p.read()
+		if err != nil {
+			return err
+		}
+		other, err := exportedauth.NewSession(attestext.RoleServer, cipherSuiteTLS13ByID(p.cipherSuite).hash, func(_ string, _ []byte, n int) ([]byte, error) {
+			return make([]byte, n), nil
+		})
+		if err != nil {
+			return err
+		}
+		if r, err = other.ReadRequest(p.request); err != nil {
+			return err
+		}
+		b, err := other.Attest(context.Background(), r, p.conf)
+		if err != nil {
+			return err
+		}
+		return p.say(b)
+	}},
+	{"under the labels of the other role", exportedauth.ErrDecrypt, alertDecryptError, func(p *talk) error {
+		if _, err := p.read(); err != nil {
+			return err
+		}
+		swapped, err := exportedauth.NewSession(attestext.RoleServer, cipherSuiteTLS13ByID(p.cipherSuite).hash, func(label string, context []byte, n int) ([]byte, error) {
+			return p.ekm(strings.NewReplacer("server", "client", "client", "server").Replace(label), context, n)
+		})
+		if err != nil {
+			return err
+		}
+		r, err := swapped.ReadRequest(p.request)
+		if err != nil {
+			return err
+		}
+		b, err := swapped.Attest(context.Background(), r, p.conf)
+		if err != nil {
+			return err
+		}
+		return p.say(b)
+	}},
+	{"with nothing attested", exportedauth.ErrNoEvidence, alertHandshakeFailure, func(p *talk) error {
+		r, err := p.read()
+		if err != nil {
+			return err
+		}
+		b, err := p.session.Authenticate(r, p.conf.Identities...)
+		if err != nil {
+			return err
+		}
+		return p.say(b)
+	}},
+	{"empty", exportedauth.ErrRefused, alertHandshakeFailure, func(p *talk) error {
+		r, err := p.read()
+		if err != nil {
+			return err
+		}
+		b, err := p.session.Refuse(r)
+		if err != nil {
+			return err
+		}
+		return p.say(b)
+	}},
+	{"empty, and altered", exportedauth.ErrDecrypt, alertDecryptError, func(p *talk) error {
+		r, err := p.read()
+		if err != nil {
+			return err
+		}
+		b, err := p.session.Refuse(r)
+		if err != nil {
+			return err
+		}
+		b[len(b)-1] ^= 1
+		return p.say(b)
+	}},
+	{"CertificateVerify first", exportedauth.ErrUnexpectedMessage, alertUnexpectedMessage, func(p *talk) error {
+		b, err := p.honest()
+		if err != nil {
+			return err
+		}
+		return p.say(split(b)[1])
+	}},
+	{"Certificate twice", exportedauth.ErrUnexpectedMessage, alertUnexpectedMessage, func(p *talk) error {
+		b, err := p.honest()
+		if err != nil {
+			return err
+		}
+		return p.say(append(split(b)[0], b...))
+	}},
+	{"a message over the bound", exportedauth.ErrDecode, alertDecodeError, func(p *talk) error {
+		if _, err := p.read(); err != nil {
+			return err
+		}
+		n := exportedauth.MaxMessage(typeCertificate) - 4 + 1
+		return p.say([]byte{typeCertificate, byte(n >> 16), byte(n >> 8), byte(n), 0})
+	}},
+	{"a request of the other role's type", exportedauth.ErrUnexpectedMessage, alertUnexpectedMessage, func(p *talk) error {
+		if _, err := p.read(); err != nil {
+			return err
+		}
+		return p.say([]byte{typeClientCertificateRequest, 0, 0, 0})
+	}},
+	{"a Certificate that is none", exportedauth.ErrDecode, alertDecodeError, func(p *talk) error {
+		b, err := p.honest()
+		if err != nil {
+			return err
+		}
+		m := split(b)
+		m[0] = []byte{typeCertificate, 0, 0, 1, 9}
+		return p.say(bytes.Join(m, nil))
+	}},
+	{"half of it, and the end", exportedauth.ErrInterrupted, 0, func(p *talk) error {
+		b, err := p.honest()
+		if err != nil {
+			return err
+		}
+		if err := p.say(split(b)[0]); err != nil {
+			return err
+		}
+		return p.conn.Close()
+	}},
+	{"with tickets and KeyUpdate ahead of it", nil, 0, func(p *talk) error {
+		b, err := p.honest()
+		if err != nil {
+			return err
+		}
+		if err := p.say([]byte{typeNewSessionTicket, 0, 0, 14, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 1, 7, 0, 0}); err != nil {
+			return err
+		}
+		if err := p.say([]byte{typeKeyUpdate, 0, 0, 1, 0}); err != nil {
+			return err
+		}
+		suite := cipherSuiteTLS13ByID(p.cipherSuite)
+		p.out.Lock()
+		p.setWriteTrafficSecret(suite, QUICEncryptionLevelInitial, suite.nextTrafficSecret(p.out.trafficSecret))
+		p.out.Unlock()
+		return p.say(b)
+	}},
+	{"the honest one again", nil, 0, func(p *talk) error {
+		b, err := p.honest()
+		if err != nil {
+			return err
+		}
+		return p.say(b)
+	}},
+}
+
+// TestBadAnswers: what is wrong with an answer is refused with the alert of its class,
+// in the handshake and in a round of re-attestation.
+func TestBadAnswersAreRefused(t *testing.T) {
+	check := func(t *testing.T, conn *Conn, err, class error, want alert) {
+		t.Helper()
+		if class == nil {
+			if err != nil || !conn.ConnectionState().PeerAttestation.Valid() || !conn.ConnectionState().PeerAttestation.Binding().IsExpat() {
+				t.Errorf("got %v, want none", err)
+			}
+			return
+		}
+		if !errors.Is(err, class) || !errors.As(err, new(*AttestationError)) {
+			t.Errorf("got %v, want %v", err, class)
+		}
+		if a, ok := conn.AlertSent(); want != 0 && (!ok || alert(a) != want) {
+			t.Errorf("alert %v, want %v", a, want)
+		}
+		if n, err := conn.Write([]byte("x")); n != 0 || err == nil {
+			t.Errorf("Write: %d, %v", n, err)
+		}
+		if n, err := conn.Read(make([]byte, 1)); n != 0 || err == nil {
+			t.Errorf("Read: %d, %v", n, err)
+		}
+	}
+	for _, tt := range badAnswers {
+		t.Run(tt.name+", in the handshake", func(t *testing.T) {
+			client, server := exchanging(PostHandshake)
+			onlyServerAttests(client, server)
+			client.ClientSessionCache = NewLRUClientSessionCache(1)
+			cc, sc := localPipe(t)
+			c, s := Client(cc, client), Server(sc, server)
+			(&misbehavingPeer{after: func(conn *Conn) error { return tt.say(newTalk(t, conn)) }}).server(s)
+			done := make(chan struct{})
+			go func() {
+				defer close(done)
+				s.Handshake()
+				sc.(*net.TCPConn).CloseWrite()
+				io.Copy(io.Discard, sc)
+			}()
+			err := c.Handshake()
+			check(t, c, err, tt.class, tt.alert)
+			if strings.Contains(tt.name, "tickets") && c.ConnectionState().TicketsReceived != 1 {
+				t.Errorf("%d tickets", c.ConnectionState().TicketsReceived)
+			}
+			if _, ok := client.ClientSessionCache.Get("server.example"); ok {
+				t.Error("a ticket was kept")
+			}
+			cc.Close()
+			<-done
+			sc.Close()
+		})
+		t.Run(tt.name+", in a later round", func(t *testing.T) {
+			client, server := reattesting()
+			c, s := established(t, client, server)
+			p := newTalk(t, s)
+			done := make(chan struct{})
+			go func() {
+				defer close(done)
+				s.in.Lock()
+				defer s.in.Unlock()
+				if err := tt.say(p); err != nil {
+					t.Error(err)
+				}
+			}()
+			err := c.Reattest(t.Context())
+			<-done
+			check(t, c, err, tt.class, tt.alert)
+		})
+	}
+}
+
+// TestAnswersInOrder: an answer that was not asked for, or is that of the round before,
+// is refused.
+func TestAnswersAreTakenInOrderOnly(t *testing.T) {
+	start := func() (c *Conn, p *talk) {
+		client, server := reattesting()
+		c, s := established(t, client, server)
+		p = newTalk(t, s)
+		p.in.Lock()
+		return c, p
+	}
+	c, p := start()
+	r, err := c.attest.live.session.RequestAttestation(c.attestAuthenticators(&attestExchange{c: c}, c.attestVerifyChainAgain))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r, err = p.session.ReadRequest(r.Bytes()); err != nil {
+		t.Fatal(err)
+	}
+	b, err := p.session.Attest(t.Context(), r, p.conf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := p.say(b); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Read(make([]byte, 1)); !errors.Is(err, exportedauth.ErrUnexpectedMessage) {
+		t.Errorf("unasked for: %v", err)
+	}
+	if a, ok := c.AlertSent(); !ok || alert(a) != alertUnexpectedMessage {
+		t.Errorf("alert %v", a)
+	}
+	if c.attest.live.rounds.Load() != 0 {
+		t.Error("it counted")
+	}
+
+	c, p = start()
+	var first []byte
+	go func() {
+		first, _ = p.honest()
+		p.say(first)
+		p.read()
+		p.say(first)
+	}()
+	if err := c.Reattest(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Reattest(t.Context()); !errors.Is(err, exportedauth.ErrIllegalParameter) {
+		t.Errorf("the answer of the round before: %v", err)
+	}
+	if a, ok := c.AlertSent(); !ok || alert(a) != alertIllegalParameter {
+		t.Errorf("alert %v", a)
+	}
+}
+
+// badRequests are what a client may ask a server that attests.
+var badRequests = []struct {
+	name      string
+	handshake bool // what differs in the exchange of the handshake
+	class     error
+	alert     alert
+	say       func(t testing.TB, p *talk) error
+}{
+	{"an honest one", true, nil, 0, func(t testing.TB, p *talk) error {
+		return p.say(request(t, p, nil))
+	}},
+	{"without signature_algorithms", true, exportedauth.ErrMissingExtension, alertMissingExtension, func(t testing.TB, p *talk) error {
+		return p.say([]byte{typeClientCertificateRequest, 0, 0, 3, 0, 0, 0})
+	}},
+	{"a server's", true, exportedauth.ErrUnexpectedMessage, alertUnexpectedMessage, func(t testing.TB, p *talk) error {
+		b := request(t, p, nil)
+		b[0] = typeCertificateRequest
+		return p.say(b)
+	}},
+	{"over the bound", true, exportedauth.ErrDecode, alertDecodeError, func(t testing.TB, p *talk) error {
+		n := exportedauth.MaxMessage(typeClientCertificateRequest) - 4 + 1
+		return p.say([]byte{typeClientCertificateRequest, byte(n >> 16), byte(n >> 8), byte(n)})
+	}},
+	{"an authenticator in its place", true, exportedauth.ErrUnexpectedMessage, alertUnexpectedMessage, func(t testing.TB, p *talk) error {
+		return p.say([]byte{typeCertificate, 0, 0, 0})
+	}},
+	{"application data in its place", true, exportedauth.ErrUnexpectedMessage, alertUnexpectedMessage, func(t testing.TB, p *talk) error {
+		return second(leadingConn{p.Conn}.Write([]byte("GET /")))
+	}},
+	{"the same context again", false, exportedauth.ErrIllegalParameter, alertIllegalParameter, func(t testing.TB, p *talk) error {
+		b := request(t, p, nil)
+		if err := p.say(b); err != nil {
+			return err
+		}
+		if _, err := p.attestReadAuthenticator("script"); err != nil {
+			return err
+		}
+		return p.say(b)
+	}},
+	{"two at once", false, exportedauth.ErrUnexpectedMessage, alertUnexpectedMessage, func(t testing.TB, p *talk) error {
+		return p.say(append(request(t, p, nil), request(t, p, nil)...))
+	}},
+	{"an honest one again", true, nil, 0, func(t testing.TB, p *talk) error {
+		return p.say(request(t, p, nil))
+	}},
+}
+
+func request(t testing.TB, p *talk, o *exportedauth.RequestOptions) []byte {
+	t.Helper()
+	conf := *p.conf
+	conf.Verifier, conf.Attester = &stubTEE{}, nil
+	r, err := p.session.RequestAttestation(&conf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return bytes.Clone(r.Bytes())
+}
+
+// TestBadRequests: what is wrong with a request is refused with the alert of its class,
+// in the handshake and after it.
+func TestBadRequestsAreRefused(t *testing.T) {
+	for _, tt := range badRequests {
+		if tt.handshake {
+			t.Run(tt.name+", in the handshake", func(t *testing.T) {
+				client, server := exchanging(PostHandshake)
+				onlyServerAttests(client, server)
+				cc, sc := localPipe(t)
+				c, s := Client(cc, client), Server(sc, server)
+				(&misbehavingPeer{after: func(conn *Conn) error { return tt.say(t, newTalk(t, conn)) }}).client(c)
+				done := make(chan struct{})
+				go func() {
+					defer close(done)
+					c.Handshake()
+					cc.(*net.TCPConn).CloseWrite()
+					io.Copy(io.Discard, cc)
+				}()
+				err := s.Handshake()
+				if tt.class == nil && err != nil || tt.class != nil && (!errors.Is(err, tt.class) || !errors.As(err, new(*AttestationError))) {
+					t.Errorf("got %v, want %v", err, tt.class)
+				}
+				if a, ok := s.AlertSent(); ok != (tt.alert != 0) || alert(a) != tt.alert {
+					t.Errorf("alert %v, want %v", a, tt.alert)
+				}
+				sc.Close()
+				<-done
+				cc.Close()
+			})
+		}
+		if strings.HasPrefix(tt.name, "application data") {
+			continue // where it belongs
+		}
+		t.Run(tt.name+", after it", func(t *testing.T) {
+			client, server := reattesting()
+			begun := make(chan struct{}, 2)
+			hold := make(chan struct{})
+			server.Attestation.Attester = &stubTEE{attest: func(ctx context.Context, req *attestext.AttestRequest) ([]byte, error) {
+				if req.Challenge.Binding.IsExpat() {
+					begun <- struct{}{}
+					if tt.name == "two at once" {
+						<-hold
+					}
+				}
+				return (&stubTEE{}).honest(req.Challenge)
+			}}
+			c, s := established(t, client, server)
+			p := newTalk(t, c)
+			p.in.Lock()
+			said := make(chan error, 1)
+			go func() { said <- tt.say(t, p) }()
+			read := make(chan error, 1)
+			go func() { read <- second(s.Read(make([]byte, 1))) }()
+			if err := <-said; err != nil {
+				t.Fatal(err)
+			}
+			if tt.class == nil {
+				<-begun
+				s.Close()
+			}
+			err := <-read
+			close(hold)
+			if tt.class != nil && (!errors.Is(err, tt.class) || !errors.As(err, new(*AttestationError))) {
+				t.Errorf("got %v, want %v", err, tt.class)
+			}
+			if a, ok := s.AlertSent(); tt.class != nil && (!ok || alert(a) != tt.alert) {
+				t.Errorf("alert %v, want %v", a, tt.alert)
+			}
+		})
+	}
+}
+
+// TestApplicationDataBeforeTheAuthenticator: it is refused, in either carriage.
+func TestApplicationDataBeforeTheAuthenticatorIsRefused(t *testing.T) {
+	for _, carriage := range []AttestationCarriage{CarriageAuto, CarriageLeading} {
+		client, server := exchanging(PostHandshake)
+		onlyServerAttests(client, server)
+		client.Attestation.Carriage = carriage
+		cc, sc := localPipe(t)
+		ends := &attestEnds{client: Client(cc, client), server: Server(sc, server)}
+		(&misbehavingPeer{after: func(conn *Conn) error {
+			return second(leadingConn{conn}.Write([]byte("220 ready")))
+		}}).server(ends.server)
+		ends.run(t, cc, sc)
+		if a, ok := ends.client.AlertSent(); !ok || alert(a) != alertUnexpectedMessage || !errors.Is(ends.clientErr, exportedauth.ErrUnexpectedMessage) {
+			t.Errorf("%v: %v, alert %v", carriage, ends.clientErr, a)
+		}
+	}
+}
