@@ -138,6 +138,11 @@ type TDXPolicy struct {
 	// alone.
 	TCB *TDXTCBPolicy `json:"tcb,omitempty"`
 
+	// MaxCollateralAge bounds how long ago TCB info, QE identity and
+	// the revocation list of platforms were issued, on
+	// top of when they expire. Zero is no bound of its own.
+	MaxCollateralAge Duration `json:"max_collateral_age,omitempty"`
+
 	// PlatformInstanceIDs are the machines that are acceptable, by the identity in
 	// Intel's certificate, and DenyPlatformInstanceIDs those that are not. Either
 	// refuses a machine that has no identity.
@@ -228,6 +233,7 @@ const MaxSize = 1 << 20
 //	      "out_of_date_grace": DURATION,
 //	      "allow_advisories": [TEXT…], "deny_advisories": [TEXT…]
 //	    },
+//	    "max_collateral_age": DURATION,
 //	    "platform_instance_ids": [HEX…], "deny_platform_instance_ids": [HEX…],
 //	    "allow_migration": BOOL,
 //	    "insecure_allow_debug": BOOL,
@@ -239,6 +245,7 @@ const MaxSize = 1 << 20
 //	    "family_id": [HEX…], "image_id": [HEX…],
 //	    "min_guest_svn": NUMBER,
 //	    "min_tcb": {"bootloader": NUMBER, "tee": NUMBER, "snp": NUMBER, "microcode": NUMBER},
+//	    "max_collateral_age": DURATION,
 //	    "max_vmpl": NUMBER,
 //	    "chip_ids": [HEX…], "deny_chip_ids": [HEX…],
 //	    "allow_migration_agent": BOOL,

@@ -160,7 +160,7 @@ var (
 	full  = `{"tdx":{"mrtd":["` + hex48 + `"],"rtmr0":["` + hex48 + `"],"rtmr1":["` + hex48 + `"],"rtmr2":["` + hex48 + `"],"rtmr3":["` + hex48 +
 		`"],"mrseam":["` + hex48 + `","` + hex48 + `"],"mrconfigid":["` + hex48 + `"],"mrowner":["` + hex48 + `"],"mrownerconfig":["` + hex48 +
 		`"],"events":{"rtmr0":["` + hex48 + `"],"rtmr1":["` + hex48 + `"],"rtmr2":["` + hex48 + `"],"rtmr3":["` + hex48 + `"]},"td_attributes":{"set":"0000001000000000","clear":"0000002000000080"},"xfam":{"set":"e700000000000000","clear":"0000000000000000"},"min_tee_tcb_svn":"` + hex16 +
-		`","platform_instance_ids":["` + hex16 + `"],"deny_platform_instance_ids":["` + hex16 +
+		`","max_collateral_age":"168h0m0s","platform_instance_ids":["` + hex16 + `"],"deny_platform_instance_ids":["` + hex16 +
 		`"],"allow_migration":true,"insecure_allow_debug":true,"insecure_skip_collateral":true}}`
 )
 

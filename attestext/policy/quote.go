@@ -69,7 +69,42 @@ type Quote struct {
 	DraftRule bool
 }
 
-const claimQuoteAge = "quote_age"
+// Claims of the reasons about ages.
+const (
+	claimQuoteAge   = "quote_age"
+	claimCollateral = "max_collateral_age"
+)
+
+// EvaluateTDXCollateral adds to d, a decision of p on a TDX quote, what p makes of
+// collateral that was issued at issued, at the time now; issued is zero where there was
+// none. EvaluateSNPCollateral does the same for an SEV-SNP report. The error is that of
+// [Decision.Err], of all of d.
+func (p *Policy) EvaluateTDXCollateral(d *Decision, issued, now time.Time) error {
+	if p != nil && p.TDX != nil {
+		d.collateral(p.TDX.MaxCollateralAge, issued, now)
+	}
+	return d.Err()
+}
+
+// EvaluateSNPCollateral is described at EvaluateTDXCollateral.
+func (p *Policy) EvaluateSNPCollateral(d *Decision, issued, now time.Time) error {
+	if p != nil && p.SNP != nil {
+		d.collateral(p.SNP.MaxCollateralAge, issued, now)
+	}
+	return d.Err()
+}
+
+func (d *Decision) collateral(most Duration, issued, now time.Time) {
+	switch age := now.Sub(issued); {
+	case most == 0:
+	case issued.IsZero():
+		d.add(Contraindicated, claimCollateral, "there was no collateral, want some of %v at most", most)
+	case age > time.Duration(most):
+		d.add(Contraindicated, claimCollateral, "collateral was issued %v ago, want %v at most: renew it", age.Round(time.Second), most)
+	default:
+		d.add(Affirming, claimCollateral, "issued at %v", issued.UTC().Format(time.RFC3339))
+	}
+}
 
 // EvaluateQuote adds to d, a decision of p, what p makes of the age of the quote. The
 // error is that of [Decision.Err], of all of d. Without MaxQuoteAge only a fresh quote

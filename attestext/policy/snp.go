@@ -33,6 +33,10 @@ type SNPPolicy struct {
 	// does not say which TCB is current, so that nobody has.
 	MinTCB *SNPTCB `json:"min_tcb,omitempty"`
 
+	// MaxCollateralAge bounds how long ago the revocation list was issued, on top of when it
+	// expires. Zero is no bound of its own.
+	MaxCollateralAge Duration `json:"max_collateral_age,omitempty"`
+
 	// MaxVMPL is the lowest privilege level inside the guest that may ask for
 	// reports, 0 to 3. The default is the highest, 0.
 	MaxVMPL uint32 `json:"max_vmpl,omitempty"`

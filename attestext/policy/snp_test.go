@@ -166,7 +166,7 @@ var (
 	hex32   = strings.Repeat("cd", 32)
 	hex64   = strings.Repeat("ef", 64)
 	fullSNP = `{"snp":{"measurement":["` + hex48 + `"],"host_data":["` + hex32 + `"],"id_key_digest":["` + hex48 + `"],"author_key_digest":["` + hex48 +
-		`"],"family_id":["` + hex16 + `"],"image_id":["` + hex16 + `"],"min_guest_svn":2,"min_tcb":{"bootloader":4,"tee":0,"snp":22,"microcode":213},"max_vmpl":1,"chip_ids":["` + hex64 + `"],"deny_chip_ids":["` + hex64 +
+		`"],"family_id":["` + hex16 + `"],"image_id":["` + hex16 + `"],"min_guest_svn":2,"min_tcb":{"bootloader":4,"tee":0,"snp":22,"microcode":213},"max_collateral_age":"24h0m0s","max_vmpl":1,"chip_ids":["` + hex64 + `"],"deny_chip_ids":["` + hex64 +
 		`"],"allow_migration_agent":true,"insecure_allow_debug":true,"insecure_skip_collateral":true}}`
 )
 

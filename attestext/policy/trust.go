@@ -50,6 +50,7 @@ type Trust struct {
 var trustClaims = map[string]TrustClaim{
 	"collateral":      Hardware,
 	"tcb_status":      Hardware,
+	claimCollateral:   Hardware,
 	"advisory_ids":    Hardware,
 	"min_tcb":         Hardware,
 	"min_tee_tcb_svn": Hardware,

@@ -94,6 +94,9 @@ func (c *Cache) verify(key lru.Key, r *Report, l *leaf, now time.Time, skip bool
 		v := &Verified{report: *r, line: l.line, cspID: l.exts.CspID}
 		err := checkLists([]*x509.Certificate{k.authority, k.ark}, k.lists, now)
 		if v.collateral = err == nil; v.collateral || err == errNoList && skip {
+			if v.collateral {
+				v.issued = newest(k.lists, now)
+			}
 			c.hits.Add(1)
 			return v
 		}

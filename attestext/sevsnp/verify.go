@@ -54,6 +54,7 @@ type Verified struct {
 	collateral bool
 	line       string
 	cspID      string
+	issued     time.Time // of the revocation list; zero where there was none
 }
 
 const opVerify = "verify SNP report"
@@ -131,7 +132,7 @@ func Verify(r *Report, c *Certificates, opts *VerifyOptions) (*Verified, error) 
 	var revoked *revokedError
 	switch {
 	case err == nil:
-		v.collateral = true
+		v.collateral, v.issued = true, newest(lists, now)
 	case errors.As(err, &revoked):
 		return nil, &attestext.Error{Class: attestext.ErrSignature, Op: opVerify, Err: err}
 	case errors.Is(err, errNoList) && opts.InsecureSkipCollateral:
@@ -393,6 +394,20 @@ func (v *Verified) ChipID() []byte {
 
 // CollateralChecked reports whether revocation was checked.
 func (v *Verified) CollateralChecked() bool { return v.collateral }
+
+// CollateralIssued returns when the newest revocation list was issued that was current
+// and covers the report's authority; zero where revocation was not checked.
+func (v *Verified) CollateralIssued() time.Time { return v.issued }
+
+// newest returns when the newest of lists was issued, of those that are current at now.
+func newest(lists []*x509.RevocationList, now time.Time) (t time.Time) {
+	for _, l := range lists {
+		if !now.Before(l.ThisUpdate) && now.Before(l.NextUpdate) && l.ThisUpdate.After(t) {
+			t = l.ThisUpdate
+		}
+	}
+	return t
+}
 
 // ProductLine returns Milan or Genoa.
 func (v *Verified) ProductLine() string { return v.line }

@@ -349,14 +349,22 @@ func (l *Local) verifyTDX(r *tsm.Report, now time.Time) (*Verified, error) {
 		return nil, err
 	}
 	e := &Verified{ReportData: v.ReportData(), claims: tdxClaims(v)}
-	e.evaluate = func() (*policy.Decision, error) { return l.Policy.EvaluateTDX(v) }
+	var c policy.TDX = v
+	e.evaluate = func() (*policy.Decision, error) {
+		d, _ := l.Policy.EvaluateTDX(c)
+		var issued time.Time
+		if v.CollateralChecked() {
+			issued = l.TDXCollateral.Issued()
+		}
+		return d, l.Policy.EvaluateTDXCollateral(d, issued, now)
+	}
 	if log != nil {
 		if err := log.Check(v.RTMRs()); err != nil {
 			return nil, err
 		}
 		events := log.Digests()
 		e.claims["event_log"] = []int{len(events[0]), len(events[1]), len(events[2]), len(events[3])}
-		e.evaluate = func() (*policy.Decision, error) { return l.Policy.EvaluateTDX(&loggedTDX{v, events}) }
+		c = &loggedTDX{v, events}
 	}
 	if id := v.PlatformInstanceID(); len(id) != 0 {
 		e.machine = tdxMachineScheme + hex.EncodeToString(id)
@@ -396,7 +404,10 @@ func (l *Local) verifySNP(r *tsm.Report, now time.Time) (*Verified, error) {
 		return nil, err
 	}
 	e := &Verified{ReportData: v.ReportData(), claims: snpClaims(v)}
-	e.evaluate = func() (*policy.Decision, error) { return l.Policy.EvaluateSNP(v) }
+	e.evaluate = func() (*policy.Decision, error) {
+		d, _ := l.Policy.EvaluateSNP(v)
+		return d, l.Policy.EvaluateSNPCollateral(d, v.CollateralIssued(), now)
+	}
 	if id := v.ChipID(); len(id) != 0 {
 		e.machine = snpMachineScheme + hex.EncodeToString(id)
 	}
