@@ -7,6 +7,8 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+
+	"github.com/attestedtls/atls/internal/fuzzbound"
 )
 
 // codec is one extension body: how to write it and how to read it back.
@@ -236,6 +238,7 @@ func FuzzExtensionBodies(f *testing.F) {
 		f.Add(b)
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
+		defer fuzzbound.Check(t, len(b))()
 		check := func(name string, v interface{ Marshal() ([]byte, error) }, err error) {
 			if err != nil {
 				if !errors.Is(err, ErrMalformed) {

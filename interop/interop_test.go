@@ -13,6 +13,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/attestedtls/atls/internal/fuzzbound"
 )
 
 // recorded is a handshake with OpenSSL as the client: attest.server.x509.hardened.hrr.
@@ -291,6 +293,7 @@ func FuzzVerdict(f *testing.F) {
 	f.Add(b, uint8(0))
 	cases := Cases()
 	f.Fuzz(func(t *testing.T, b []byte, n uint8) {
+		defer fuzzbound.Check(t, len(b))()
 		chunks, keys, err := parseCapture(b)
 		if err != nil {
 			return
@@ -310,6 +313,7 @@ func FuzzMessages(f *testing.F) {
 		f.Add(m.record, m.data)
 	}
 	f.Fuzz(func(t *testing.T, record uint8, data []byte) {
+		defer fuzzbound.Check(t, len(data))()
 		if len(data) < 4 {
 			return
 		}

@@ -8,6 +8,8 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+
+	"github.com/attestedtls/atls/internal/fuzzbound"
 )
 
 var headers = map[string]*Header{
@@ -131,6 +133,7 @@ func FuzzRead(f *testing.F) {
 		f.Add(b)
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
+		defer fuzzbound.Check(t, len(b))()
 		h, err := Read(bytes.NewReader(b))
 		if err != nil {
 			return

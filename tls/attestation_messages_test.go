@@ -3,6 +3,8 @@ package tls
 import (
 	"bytes"
 	"testing"
+
+	"github.com/attestedtls/atls/internal/fuzzbound"
 )
 
 // certificateWithEvidence is an encoded Certificate message with an extension.
@@ -137,6 +139,7 @@ func FuzzAttestationMessages(f *testing.F) {
 	f.Add(eb)
 	types := negotiationExtensions(testCodePoints)
 	f.Fuzz(func(t *testing.T, b []byte) {
+		defer fuzzbound.Check(t, len(b))()
 		var cert certificateMsgTLS13
 		if cert.unmarshal(b) {
 			for _, e := range cert.attest.received {

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/attestedtls/atls/attestext"
+	"github.com/attestedtls/atls/internal/fuzzbound"
 	veraison "github.com/veraison/cmw"
 )
 
@@ -507,6 +508,7 @@ func FuzzParse(f *testing.F) {
 	f.Add(unhex(f, "d284 43a10126a041004100"))
 	f.Add([]byte(`{"a":{"b":["a/b","AA",4]}}`))
 	f.Fuzz(func(t *testing.T, b []byte) {
+		defer fuzzbound.Check(t, len(b))()
 		c, err := Parse(b)
 		if err != nil {
 			if c != nil || !errors.Is(err, attestext.ErrMalformed) {

@@ -23,6 +23,7 @@ import (
 	"github.com/attestedtls/atls/attestext"
 	"github.com/attestedtls/atls/attestext/cmw"
 	"github.com/attestedtls/atls/attestext/ear"
+	"github.com/attestedtls/atls/internal/fuzzbound"
 	"github.com/lestrrat-go/jwx/v2/jwa"
 	"github.com/lestrrat-go/jwx/v2/jws"
 	veraison "github.com/veraison/ear"
@@ -653,6 +654,7 @@ func FuzzVerify(f *testing.F) {
 	f.Add(forge(f, payload(nil)))
 	f.Add(forgeHeader(f, `{"alg":"none","jwk":{}}`, payload(nil)))
 	f.Fuzz(func(t *testing.T, token []byte) {
+		defer fuzzbound.Check(t, len(token))()
 		r, err := ear.Verify(token, options())
 		if (r == nil) == (err == nil) {
 			t.Fatalf("%v, %v", r, err)
@@ -669,6 +671,7 @@ func FuzzClaims(f *testing.F) {
 	f.Add([]byte(payload(map[string]any{"exp": now.Unix() + 9, "nbf": now.Unix(), "iss": "i", "/ear.appraisal-policy-id": []string{"p"}})))
 	f.Add([]byte(`{"eat_profile":"` + ear.ProfileDraft04 + `","iat":1,"ear_verifier_id":{"developer":"d","build":"b"},"ear_status":"none","submods":{"a":{"ear_status":"warning"}}}`))
 	f.Fuzz(func(t *testing.T, body []byte) {
+		defer fuzzbound.Check(t, len(body))()
 		token := base64.RawURLEncoding.EncodeToString([]byte(`{"alg":"ES256"}`)) + "." + base64.RawURLEncoding.EncodeToString(body) + "."
 		c, err := ear.ParseUnverified([]byte(token))
 		if err != nil {
@@ -701,6 +704,7 @@ func FuzzParseKeys(f *testing.F) {
 	f.Add([]byte(`{"kty":"OKP","crv":"Ed25519","x":"` + base64.RawURLEncoding.EncodeToString(keyEd.Public().(ed25519.PublicKey)) + `"}`))
 	f.Add(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: akpub}))
 	f.Fuzz(func(t *testing.T, b []byte) {
+		defer fuzzbound.Check(t, len(b))()
 		if k, err := ear.ParseJWK(b); err == nil {
 			if _, err := ear.Algorithm(k); err != nil {
 				t.Fatal(err)

@@ -20,6 +20,7 @@ import (
 	"github.com/attestedtls/atls/attestext"
 	"github.com/attestedtls/atls/attestext/cmw"
 	"github.com/attestedtls/atls/attestext/tsm"
+	"github.com/attestedtls/atls/internal/fuzzbound"
 )
 
 // testKAK signs deterministically, so that what it makes can be compared.
@@ -476,6 +477,7 @@ func FuzzVerifyKAT(f *testing.F) {
 	f.Add(sign1(f, eddsa, "a0", unhex(f, claimsHead+"a2 01 02 20 40")))
 	f.Add(unhex(f, "84 43 a10126 a0 41 00 41 00"))
 	f.Fuzz(func(t *testing.T, b []byte) {
+		defer fuzzbound.Check(t, len(b))()
 		k, err := VerifyKAT(b)
 		if err != nil {
 			if k != nil || !errors.Is(err, attestext.ErrMalformed) && !errors.Is(err, attestext.ErrSignature) {
@@ -505,6 +507,7 @@ func FuzzParseBundle(f *testing.F) {
 	f.Add(bundle(f, BundleType, entryPAT, text("kat")+"83 19 0107 42 0102 04"))
 	f.Add(bundle(f, BundleType, entryKAT))
 	f.Fuzz(func(t *testing.T, b []byte) {
+		defer fuzzbound.Check(t, len(b))()
 		kat, pat, err := ParseBundle(b)
 		if err != nil {
 			if kat != nil || pat.Value != nil || !errors.Is(err, attestext.ErrMalformed) && !errors.Is(err, attestext.ErrWrongType) {

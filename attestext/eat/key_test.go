@@ -14,6 +14,7 @@ import (
 	"testing"
 
 	"github.com/attestedtls/atls/attestext"
+	"github.com/attestedtls/atls/internal/fuzzbound"
 	"github.com/veraison/go-cose"
 )
 
@@ -195,6 +196,7 @@ func FuzzParseKey(f *testing.F) {
 		f.Add(unhex(f, s))
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
+		defer fuzzbound.Check(t, len(b))()
 		k, err := parseKey(b)
 		if err != nil {
 			if pub, err := ParseKey(b); pub != nil || !errors.Is(err, attestext.ErrMalformed) {

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/attestedtls/atls/attestext/epoch"
+	"github.com/attestedtls/atls/internal/fuzzbound"
 )
 
 var (
@@ -82,6 +83,7 @@ func FuzzIssued(f *testing.F) {
 	f.Add([]byte{})
 	keys := epoch.Keys{i.Public()}
 	f.Fuzz(func(t *testing.T, id []byte) {
+		defer fuzzbound.Check(t, len(id))()
 		if at, err := keys.Issued(id, start); err == nil && at.After(start.Add(epoch.Leeway)) {
 			t.Fatal("of the future")
 		}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/attestedtls/atls/attestext"
 	"github.com/attestedtls/atls/attestext/eventlog"
+	"github.com/attestedtls/atls/internal/fuzzbound"
 )
 
 var le = binary.LittleEndian
@@ -204,6 +205,7 @@ func FuzzParse(f *testing.F) {
 	f.Add(append(sample(), make([]byte, 64)...))
 	f.Add(join(header([]alg{{0x0b, 32}, {sha384, 48}}), bytes.Repeat([]byte{0xff}, 9)))
 	f.Fuzz(func(t *testing.T, b []byte) {
+		defer fuzzbound.Check(t, len(b))()
 		l, err := eventlog.Parse(b)
 		if err != nil {
 			if !errors.Is(err, attestext.ErrMalformed) {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/attestedtls/atls/attestext"
 	"github.com/attestedtls/atls/attestext/policy"
+	"github.com/attestedtls/atls/internal/fuzzbound"
 )
 
 type claims struct {
@@ -219,6 +220,7 @@ func FuzzParse(f *testing.F) {
 	f.Add([]byte(fullSNP))
 	f.Add([]byte(`{"tdx":{"mrtd":[]}}`))
 	f.Fuzz(func(t *testing.T, b []byte) {
+		defer fuzzbound.Check(t, len(b))()
 		p, err := policy.Parse(b)
 		if err != nil {
 			return

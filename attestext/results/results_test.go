@@ -26,6 +26,7 @@ import (
 	"github.com/attestedtls/atls/attestext/ear"
 	"github.com/attestedtls/atls/attestext/results"
 	"github.com/attestedtls/atls/attestext/softtee"
+	"github.com/attestedtls/atls/internal/fuzzbound"
 	"github.com/lestrrat-go/jwx/v2/jwa"
 	"github.com/lestrrat-go/jwx/v2/jws"
 )
@@ -759,6 +760,7 @@ func FuzzAppraise(f *testing.F) {
 	f.Add(issue(issuerA, leaf, now))
 	v := newVerifier(f, nil)
 	f.Fuzz(func(t *testing.T, b []byte) {
+		defer fuzzbound.Check(t, len(b))()
 		a, err := v.Appraise(t.Context(), &attestext.Evidence{Verifier: idA, CMW: b}, hardened())
 		if (a == nil) == (err == nil) || errors.Is(err, attestext.ErrUnavailable) {
 			t.Fatalf("%+v, %v", a, err)
@@ -773,6 +775,7 @@ func FuzzParseTrust(f *testing.F) {
 	f.Add([]byte(trustJSON()))
 	f.Add(issuerA.PublicKeyPEM())
 	f.Fuzz(func(t *testing.T, b []byte) {
+		defer fuzzbound.Check(t, len(b))()
 		for _, ids := range [][]attestext.VerifierIdentity{nil, {idA}} {
 			trust, err := results.ParseTrust(b, ids)
 			if err != nil {
@@ -788,6 +791,7 @@ func FuzzParseTrust(f *testing.F) {
 func FuzzParseHeld(f *testing.F) {
 	f.Add(must(results.MarshalHeld([]results.Held{{idA, issue(issuerA, leaf, now)}, {idB, wrapped(issuerB, leaf, now)}})))
 	f.Fuzz(func(t *testing.T, b []byte) {
+		defer fuzzbound.Check(t, len(b))()
 		held, err := results.ParseHeld(b)
 		if err != nil {
 			return

@@ -20,6 +20,7 @@ import (
 	"github.com/attestedtls/atls/attestext"
 	"github.com/attestedtls/atls/attestext/sevsnp"
 	"github.com/attestedtls/atls/attestext/softtee"
+	"github.com/attestedtls/atls/internal/fuzzbound"
 	"github.com/google/go-sev-guest/abi"
 	pb "github.com/google/go-sev-guest/proto/sevsnp"
 	"github.com/google/go-sev-guest/validate"
@@ -884,6 +885,7 @@ func FuzzParse(f *testing.F) {
 	f.Add(raw[:1000])
 	opts := options(f)
 	f.Fuzz(func(t *testing.T, b []byte) {
+		defer fuzzbound.Check(t, len(b))()
 		r, err := sevsnp.Parse(b)
 		if err != nil {
 			if attestext.Class(err) != attestext.ErrMalformed {
@@ -910,6 +912,7 @@ func FuzzParseCertificates(f *testing.F) {
 	f.Add(other.Marshal())
 	r, opts := parse(f, raw), options(f)
 	f.Fuzz(func(t *testing.T, b []byte) {
+		defer fuzzbound.Check(t, len(b))()
 		c, err := sevsnp.ParseCertificates(b)
 		if err != nil {
 			if attestext.Class(err) != attestext.ErrMalformed {
@@ -936,6 +939,7 @@ func FuzzParseCollateral(f *testing.F) {
 	raw, certs := soft(f, nil)
 	r := parse(f, raw)
 	f.Fuzz(func(t *testing.T, b []byte) {
+		defer fuzzbound.Check(t, len(b))()
 		c, err := sevsnp.ParseCollateral(b)
 		if err != nil {
 			return

@@ -12,6 +12,7 @@ import (
 	"github.com/attestedtls/atls/attestext"
 	"github.com/attestedtls/atls/attestext/softtee"
 	"github.com/attestedtls/atls/attestext/tdx"
+	"github.com/attestedtls/atls/internal/fuzzbound"
 )
 
 // another returns a quote of the default platform over other report data.
@@ -306,6 +307,7 @@ func FuzzWarmVerification(f *testing.F) {
 	f.Add(uint16(600), byte(1))
 	f.Add(uint16(1200), byte(0x80))
 	f.Fuzz(func(t *testing.T, at uint16, mask byte) {
+		defer fuzzbound.Check(t, 0)()
 		b := bytes.Clone(raw)
 		b[int(at)%len(b)] ^= mask
 		q, err := tdx.Parse(b)

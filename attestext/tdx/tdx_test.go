@@ -20,6 +20,7 @@ import (
 	"github.com/attestedtls/atls/attestext"
 	"github.com/attestedtls/atls/attestext/softtee"
 	"github.com/attestedtls/atls/attestext/tdx"
+	"github.com/attestedtls/atls/internal/fuzzbound"
 	"github.com/google/go-tdx-guest/abi"
 	"github.com/google/go-tdx-guest/testing/testdata"
 )
@@ -726,6 +727,7 @@ func FuzzParse(f *testing.F) {
 	f.Add(raw[:offQEAuth])
 	opts := options(f)
 	f.Fuzz(func(t *testing.T, b []byte) {
+		defer fuzzbound.Check(t, len(b))()
 		q, err := tdx.Parse(b)
 		if err != nil {
 			if attestext.Class(err) != attestext.ErrMalformed {
@@ -756,6 +758,7 @@ func FuzzParseCollateral(f *testing.F) {
 	f.Add(b)
 	q := parse(f, quote(f, nil))
 	f.Fuzz(func(t *testing.T, b []byte) {
+		defer fuzzbound.Check(t, len(b))()
 		c, err := tdx.ParseCollateral(b)
 		if err != nil {
 			return

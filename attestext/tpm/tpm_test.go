@@ -24,6 +24,7 @@ import (
 	"github.com/attestedtls/atls/attestext"
 	"github.com/attestedtls/atls/attestext/internal/strict"
 	"github.com/attestedtls/atls/attestext/tpm"
+	"github.com/attestedtls/atls/internal/fuzzbound"
 	"github.com/google/go-tpm/tpm2"
 )
 
@@ -737,6 +738,7 @@ func FuzzParse(f *testing.F) {
 	f.Add(b)
 	f.Add([]byte{0xa0})
 	f.Fuzz(func(t *testing.T, b []byte) {
+		defer fuzzbound.Check(t, len(b))()
 		q, err := tpm.Parse(b)
 		if err != nil {
 			if !errors.Is(err, attestext.ErrMalformed) {
@@ -786,6 +788,7 @@ func FuzzEnrolment(f *testing.F) {
 	}
 	f.Add(b)
 	f.Fuzz(func(t *testing.T, b []byte) {
+		defer fuzzbound.Check(t, len(b))()
 		tpm.ParseCredential(b)
 		if req, err := tpm.ParseEnrolRequest(b); err == nil {
 			tpm.NewEnrolment(req, &tpm.EKTrust{InsecureAny: true})

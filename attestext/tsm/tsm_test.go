@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/attestedtls/atls/attestext"
+	"github.com/attestedtls/atls/internal/fuzzbound"
 )
 
 func unhex(t testing.TB, s string) []byte {
@@ -213,6 +214,7 @@ func FuzzParse(f *testing.F) {
 	}
 	f.Add([]byte(`{"outblob":"+/8=","provider":"tdx_guest\n"}`))
 	f.Fuzz(func(t *testing.T, b []byte) {
+		defer fuzzbound.Check(t, len(b))()
 		for _, parse := range []func([]byte) (*Report, error){ParseCBOR, ParseJSON} {
 			r, err := parse(b)
 			if err != nil {

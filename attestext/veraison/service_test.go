@@ -30,6 +30,7 @@ import (
 	"github.com/attestedtls/atls/attestext/tsm"
 	"github.com/attestedtls/atls/attestext/veraison"
 	"github.com/attestedtls/atls/attestext/verifier"
+	"github.com/attestedtls/atls/internal/fuzzbound"
 	"github.com/attestedtls/atls/tls"
 )
 
@@ -528,4 +529,40 @@ func TestHandshakeIsRefusedByService(t *testing.T) {
 	if _, err, _ := shake(t, client(t, good, veraison.ClientOptions{}), softtee.NewTDX(nil), false); err != nil {
 		t.Error(err)
 	}
+}
+
+// FuzzSubmission hands a service anything under any content type, the whole way through
+// wrapper, verification and result: it answers, and a result is one that its clients read.
+func FuzzSubmission(f *testing.F) {
+	nonce := bytes.Repeat([]byte{7}, 32)
+	c := &attestext.Challenge{Role: attestext.RoleServer, Binding: attestext.BindingDraft08, Kind: attestext.AttestationOnly, Nonce: nonce, SPKI: spki(tlsKey)}
+	bundle := evidence(f, eat.BundleFormat, c)
+	f.Add("application/cmw+cbor", bundle.CMW)
+	c.Kind, c.Binder = attestext.CertAttestation, nonce
+	report := evidence(f, tsm.FormatCBOR, c)
+	_, body, _ := must(cmw.Parse(report.CMW)).Evidence()
+	f.Add(tsm.MediaTypeCBOR, body)
+	f.Add("application/cmw+json", []byte(`["a/b","AA"]`))
+	f.Add("text/plain; x", []byte("x"))
+	s := service(f, local(f), veraison.ServiceOptions{})
+	f.Fuzz(func(t *testing.T, contentType string, b []byte) {
+		defer fuzzbound.Check(t, len(contentType)+len(b))()
+		open := httptest.NewRecorder()
+		s.ServeHTTP(open, httptest.NewRequest("POST", "/challenge-response/v1/newSession?nonce="+base64.URLEncoding.EncodeToString(nonce), nil))
+		r := httptest.NewRequest("POST", "/challenge-response/v1/"+open.Header().Get("Location"), bytes.NewReader(b))
+		r.Header.Set("Content-Type", contentType)
+		w := httptest.NewRecorder()
+		s.ServeHTTP(w, r)
+		if w.Code == http.StatusOK {
+			var session struct{ Result string }
+			if err := json.Unmarshal(w.Body.Bytes(), &session); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := ear.Verify([]byte(session.Result), &ear.VerifyOptions{Keys: []crypto.PublicKey{earKey.Public()}, Now: testTime, Nonce: nonce}); err != nil {
+				t.Errorf("its result: %v", err)
+			}
+		} else if w.Code < 400 || w.Code > 500 {
+			t.Errorf("status %d", w.Code)
+		}
+	})
 }

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"strings"
 	"testing"
+
+	"github.com/attestedtls/atls/internal/fuzzbound"
 )
 
 const nonce32 = "MTIzNDU2Nzg5MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTI"
@@ -62,6 +64,7 @@ func FuzzResponse(f *testing.F) {
 		f.Add([]byte(b))
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
+		defer fuzzbound.Check(t, len(b))()
 		if s, err := parseSession(b); err == nil {
 			if len(s.nonce) < minNonce || len(s.nonce) > maxNonce {
 				t.Errorf("nonce of %d bytes", len(s.nonce))

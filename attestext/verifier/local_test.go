@@ -23,6 +23,7 @@ import (
 	"github.com/attestedtls/atls/attestext/tdx"
 	"github.com/attestedtls/atls/attestext/tsm"
 	"github.com/attestedtls/atls/attestext/verifier"
+	"github.com/attestedtls/atls/internal/fuzzbound"
 )
 
 var (
@@ -441,6 +442,7 @@ func FuzzAppraise(f *testing.F) {
 	l := local(f)
 	mrtd, _ := softtee.TDXMeasurements()
 	f.Fuzz(func(t *testing.T, b []byte) {
+		defer fuzzbound.Check(t, len(b))()
 		for _, c := range []*attestext.Challenge{cert, expected(only)} {
 			ev := &attestext.Evidence{Type: attestext.EvidenceType{Kind: c.Kind, Format: formatAny}, CMW: b}
 			got, err := l.Appraise(context.Background(), ev, c)

@@ -18,6 +18,7 @@ import (
 	"github.com/attestedtls/atls/attestext/softtee"
 	"github.com/attestedtls/atls/attestext/tsm"
 	"github.com/attestedtls/atls/attestext/verifier"
+	"github.com/attestedtls/atls/internal/fuzzbound"
 )
 
 func localSNP(t testing.TB) *verifier.Local {
@@ -274,6 +275,7 @@ func FuzzAppraiseSNP(f *testing.F) {
 	l := localBoth(f)
 	m := softtee.SNPMeasurement()
 	f.Fuzz(func(t *testing.T, b []byte) {
+		defer fuzzbound.Check(t, len(b))()
 		for _, c := range []*attestext.Challenge{cert, expected(only)} {
 			ev := &attestext.Evidence{Type: attestext.EvidenceType{Kind: c.Kind, Format: formatAny}, CMW: b}
 			got, err := l.Appraise(context.Background(), ev, c)

@@ -12,6 +12,7 @@ import (
 	"github.com/attestedtls/atls/attestext/ear"
 	"github.com/attestedtls/atls/attestext/eat"
 	"github.com/attestedtls/atls/attestext/softtee"
+	"github.com/attestedtls/atls/internal/fuzzbound"
 )
 
 // capturing connects with --capture and returns the file.
@@ -208,6 +209,7 @@ func FuzzInspect(f *testing.F) {
 	f.Add([]byte("atls capture 1\n> 16030300080100000400000000\n< 15030300020228\n"))
 	f.Add([]byte("\xd2\x84\x43\xa1\x01\x26\xa0\x43\xa1\x01\x02\x41\x00"))
 	f.Fuzz(func(t *testing.T, b []byte) {
+		defer fuzzbound.Check(t, len(b))()
 		d, err := detect(b)
 		if err != nil {
 			return

@@ -3,6 +3,8 @@
 // run: this one finds them itself.
 //
 //	go run ./internal/fuzzall -time 5s -budget 2m
+//
+// With -record it keeps the results in a document, one line for each target.
 package main
 
 import (
@@ -12,11 +14,17 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
 	"os/signal"
+	"regexp"
+	"runtime"
+	"slices"
 	"strings"
 	"time"
+
+	"github.com/attestedtls/atls/internal/fuzzbound"
 )
 
 func main() {
@@ -32,7 +40,13 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 	fs := flag.NewFlagSet("fuzzall", flag.ContinueOnError)
 	each := fs.Duration("time", 5*time.Second, "how long to run a target")
 	budget := fs.Duration("budget", 2*time.Minute, "how long to run all of them; the targets share it")
+	only := fs.String("target", "", "regular expression that PACKAGE.TARGET must match; empty for all")
+	record := fs.String("record", "", "document whose lines of results are to be replaced")
 	if err := fs.Parse(args); err != nil {
+		return err
+	}
+	wanted, err := regexp.Compile(*only)
+	if err != nil {
 		return err
 	}
 	packages := fs.Args()
@@ -47,10 +61,16 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 	if err != nil {
 		return err
 	}
+	all := len(targets)
+	targets = slices.DeleteFunc(targets, func(t target) bool { return !wanted.MatchString(t.String()) })
+	if len(targets) == 0 && all > 0 {
+		return fmt.Errorf("none of %d targets matches %q", all, *only)
+	}
 	if len(targets) == 0 {
 		fmt.Fprintln(stdout, "no fuzz targets")
 		return nil
 	}
+	fmt.Fprintf(stdout, "allocation bound, checked for each input: %d MiB and %d bytes for each byte of it\n", fuzzbound.Base>>20, fuzzbound.PerByte)
 	d := share(*each, *budget, len(targets))
 	var failed []string
 	for _, t := range targets {
@@ -63,18 +83,69 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 			}
 			fmt.Fprintf(stdout, "again %s: %s\n", t, again)
 		}
+		line := fmt.Sprintf("ok    %s: %s", t, result)
 		if err != nil {
 			fmt.Fprintf(stdout, "FAIL  %s\n%s", t, result)
 			failed = append(failed, t.String())
-			continue
+			line = fmt.Sprintf("FAIL  %s: within %v", t, d)
+		} else {
+			fmt.Fprintln(stdout, line)
 		}
-		fmt.Fprintf(stdout, "ok    %s: %s\n", t, result)
+		if *record != "" {
+			now := time.Now().UTC().Format(time.DateOnly)
+			if err := recordIn(*record, t, fmt.Sprintf("%s; %s, %s, %d CPUs", line, now, runtime.Version(), runtime.NumCPU())); err != nil {
+				return err
+			}
+		}
 	}
 	if len(failed) != 0 {
 		return fmt.Errorf("%d of %d targets failed: %s", len(failed), len(targets), strings.Join(failed, ", "))
 	}
 	fmt.Fprintf(stdout, "%d targets, %v each\n", len(targets), d)
 	return nil
+}
+
+// recordIn puts a line of results into a document, in the place of the one that the
+// target has there. The lines are those of the one block that is indented and begins
+// with a result, in the order of their targets.
+func recordIn(path string, t target, line string) error {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	text, err := withLine(string(b), t, line)
+	if err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	return os.WriteFile(path, []byte(text), 0o644)
+}
+
+// resultLine is a line of results in a document: the outcome and the target.
+var resultLine = regexp.MustCompile(`(?m)^    (?:ok|FAIL)  +([^:\n]+):.*\n`)
+
+// noResults stands where there are no lines yet.
+const noResults = "    (none yet)\n"
+
+func withLine(text string, t target, line string) (string, error) {
+	lines := map[string]string{t.String(): "    " + line + "\n"}
+	at := strings.Index(text, noResults)
+	for _, m := range resultLine.FindAllStringSubmatchIndex(text, -1) {
+		if at < 0 {
+			at = m[0]
+		}
+		if name := text[m[2]:m[3]]; name != t.String() {
+			lines[name] = text[m[0]:m[1]]
+		}
+	}
+	if at < 0 {
+		return "", errors.New("there is no place for results")
+	}
+	rest := resultLine.ReplaceAllString(strings.Replace(text, noResults, "", 1), "")
+	var block strings.Builder
+	for _, name := range slices.Sorted(maps.Keys(lines)) {
+		block.WriteString(lines[name])
+	}
+	return rest[:at] + block.String() + rest[at:], nil
 }
 
 // goTool runs the go command and returns what it prints, and its errors too.

@@ -94,3 +94,23 @@ func TestRunFailsWhereATargetFails(t *testing.T) {
 		}
 	}
 }
+
+func TestResultsAreRecordedInOrder(t *testing.T) {
+	text := "# Fuzzing\n\nText.\n\n" + noResults + "\nMore.\n"
+	var err error
+	for _, l := range []struct{ name, line string }{
+		{"FuzzB", "ok    m/a.FuzzB: elapsed: 1s"}, {"FuzzA", "ok    m/a.FuzzA: elapsed: 1s"},
+		{"FuzzC", "FAIL  m/a.FuzzC: within 1s"}, {"FuzzB", "ok    m/a.FuzzB: elapsed: 2s"},
+	} {
+		if text, err = withLine(text, target{"m/a", l.name}, l.line); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want := "# Fuzzing\n\nText.\n\n    ok    m/a.FuzzA: elapsed: 1s\n    ok    m/a.FuzzB: elapsed: 2s\n    FAIL  m/a.FuzzC: within 1s\n\nMore.\n"
+	if text != want {
+		t.Errorf("got\n%s", text)
+	}
+	if _, err := withLine("# Fuzzing\n", target{"m/a", "FuzzA"}, "ok"); err == nil {
+		t.Error("recorded in a document that has no place for it")
+	}
+}

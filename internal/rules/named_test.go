@@ -106,6 +106,66 @@ func TestDocumentsNameTestsThatExist(t *testing.T) {
 	}
 }
 
+// unbounded returns the fuzz targets in a file that do not have fuzzbound.Check count
+// what their input makes them allocate.
+func unbounded(f *ast.File) (names []string) {
+	for _, decl := range f.Decls {
+		fn, ok := decl.(*ast.FuncDecl)
+		if !ok || fn.Recv != nil || fn.Body == nil || !strings.HasPrefix(fn.Name.Name, "Fuzz") {
+			continue
+		}
+		checks := false
+		ast.Inspect(fn.Body, func(n ast.Node) bool {
+			if sel, ok := n.(*ast.SelectorExpr); ok && sel.Sel.Name == "Check" {
+				if x, ok := sel.X.(*ast.Ident); ok && x.Name == "fuzzbound" {
+					checks = true
+				}
+			}
+			return true
+		})
+		if !checks {
+			names = append(names, fn.Name.Name)
+		}
+	}
+	return names
+}
+
+func TestFuzzTargetsBoundWhatIsAllocated(t *testing.T) {
+	const root = "../.."
+	targets := 0
+	err := filepath.WalkDir(root, func(file string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() || !strings.HasSuffix(file, "_test.go") {
+			return err
+		}
+		f, err := parser.ParseFile(token.NewFileSet(), file, nil, parser.SkipObjectResolution)
+		if err != nil {
+			return err
+		}
+		for _, decl := range f.Decls {
+			if fn, ok := decl.(*ast.FuncDecl); ok && fn.Recv == nil && strings.HasPrefix(fn.Name.Name, "Fuzz") {
+				targets++
+			}
+		}
+		for _, name := range unbounded(f) {
+			t.Errorf("%s: %s: begin its function with: defer fuzzbound.Check(t, len(b))()", file, name)
+		}
+		return nil
+	})
+	if err != nil || targets == 0 {
+		t.Errorf("%d fuzz targets: %v", targets, err)
+	}
+	f, err := parser.ParseFile(token.NewFileSet(), "x_test.go", `package x
+func FuzzA(f *testing.F) { f.Fuzz(func(t *testing.T, b []byte) { defer fuzzbound.Check(t, len(b))() }) }
+func FuzzB(f *testing.F) { f.Fuzz(func(t *testing.T, b []byte) {}) }
+`, parser.SkipObjectResolution)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := unbounded(f); !slices.Equal(got, []string{"FuzzB"}) {
+		t.Errorf("unbounded: %q", got)
+	}
+}
+
 func TestNamedTestsAreFound(t *testing.T) {
 	tests := map[string]map[string]bool{"a/b": {"TestX": true}}
 	got := unknownTests("`TestX`, `TestY`, `a/b.TestX`, `a.TestX`, `a/b.TestZ`, TestQ, `b.go`", tests)

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/attestedtls/atls/attestext"
+	"github.com/attestedtls/atls/internal/fuzzbound"
 )
 
 // stubTEE makes Evidence that is its challenge, and compares it.
@@ -518,6 +519,7 @@ func FuzzExchange(f *testing.F) {
 	f.Add(must(server.Attest(f.Context(), must(server.ReadRequest(r.Bytes())), sc)), false)
 	f.Add([]byte("HTTP/1.1 400\r\n"), false)
 	f.Fuzz(func(t *testing.T, b []byte, atServer bool) {
+		defer fuzzbound.Check(t, len(b))()
 		client, server := sessions(t, "fuzz", crypto.SHA256)
 		s, c := client, onlyAsks(cc)
 		if atServer {

@@ -28,6 +28,7 @@ import (
 	"golang.org/x/crypto/cryptobyte"
 
 	"github.com/attestedtls/atls/attestext"
+	"github.com/attestedtls/atls/internal/fuzzbound"
 	"github.com/attestedtls/atls/keyschedule"
 )
 
@@ -660,6 +661,7 @@ func FuzzReadRequest(f *testing.F) {
 	f.Add(must(client.Request(&RequestOptions{ServerName: "server.example", CertificateAuthorities: [][]byte{{1}}})).Bytes())
 	f.Add(must(server.Request(&RequestOptions{Extensions: []Extension{{Type: ExtensionCMWAttestation}}})).Bytes())
 	f.Fuzz(func(t *testing.T, b []byte) {
+		defer fuzzbound.Check(t, len(b))()
 		for _, from := range []attestext.Role{attestext.RoleClient, attestext.RoleServer} {
 			m, err := parseRequest(b, from)
 			if err != nil {
@@ -684,6 +686,7 @@ func FuzzValidate(f *testing.F) {
 	f.Add(must(server.Authenticate(must(server.ReadRequest(r.Bytes())), id)))
 	f.Add(must(server.Refuse(must(server.ReadRequest(must(client.Request(o)).Bytes())))))
 	f.Fuzz(func(t *testing.T, b []byte) {
+		defer fuzzbound.Check(t, len(b))()
 		m, err := parseAuthenticator(b, attestext.RoleServer)
 		if err != nil {
 			return

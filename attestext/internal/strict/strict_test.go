@@ -3,6 +3,8 @@ package strict
 import (
 	"strings"
 	"testing"
+
+	"github.com/attestedtls/atls/internal/fuzzbound"
 )
 
 func TestValueIsTakenOnlyForItsWireType(t *testing.T) {
@@ -79,6 +81,7 @@ func FuzzCheckJSON(f *testing.F) {
 	f.Add([]byte(`{"a":{"b":["a/b","AA",4]},"c":null}`))
 	f.Add([]byte(`{"a":1,"\u0061":2}`))
 	f.Fuzz(func(t *testing.T, b []byte) {
+		defer fuzzbound.Check(t, len(b))()
 		if CheckJSON(b) == nil && CheckJSON(append(b, ' ')) == nil {
 			t.Fatalf("%q is accepted with and without whitespace behind", b)
 		}
