@@ -28,7 +28,7 @@ func TestDialRemembersTheMachine(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, id, _ := strings.Cut(string(b), "tdx-platform:")
-	if err := os.WriteFile(files[0], []byte(strings.Replace(string(b), id[:2], "fe", 1)), 0o600); err != nil {
+	if err := os.WriteFile(files[0], []byte(strings.Replace(string(b), "tdx-platform:"+id[:2], "tdx-platform:fe", 1)), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if e := dial(); e.status != 4 || !strings.Contains(e.stderr, "remove the record") || !strings.Contains(e.stderr, files[0]) {
