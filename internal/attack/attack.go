@@ -17,6 +17,8 @@ import (
 	"context"
 	"fmt"
 	"time"
+
+	"github.com/attestedtls/atls/attestext"
 )
 
 // A Line is one sentence of a story.
@@ -89,6 +91,9 @@ type Row struct {
 	AttesterFinished *bool `json:"attester_finished"`
 	AsExpected       bool  `json:"as_expected"`
 
+	// Modelled says whether a client relied on evidence that an honest server made,
+	// which is all that the published models are about.
+	Modelled bool `json:"-"`
 	// Error is why the relying party refused, in its own words.
 	Error error `json:"-"`
 	// Story says what happened, in order.
@@ -156,6 +161,7 @@ func (c *cell) outcome(row *Row) {
 			c.say("goals", "same Diffie-Hellman secret: %s; same handshake traffic key: %s; same application traffic key: %s", yes(g.G1), yes(g.G2), yes(g.G3))
 			if c.attester != nil {
 				row.AttesterFinished = &c.attester.shaken
+				row.Modelled = v.role == attestext.RoleClient && c.attester.role == attestext.RoleServer
 			}
 		}
 	} else {

@@ -201,23 +201,12 @@ func (c *cell) entry(cert tls.Certificate, p *presentation) entry {
 }
 
 // terminate ends the victim's connection at the attacker, who answers with a key share
-// of its own: source says what to show, and more how to go on behind the handshake.
+// of its own: source says what to show in the handshake, and more, which gets the
+// context of a request, what to show in an exported authenticator; it may return nil,
+// to refuse.
 func (c *cell) terminate(raw net.Conn, cert tls.Certificate, key crypto.Signer, source func(*speaker) (*presentation, error), more func(s *speaker, context []byte) (*presentation, error)) error {
-	s, err := accept(raw)
+	s, err := c.greet(raw, nil)
 	if err != nil {
-		return err
-	}
-	share, err := s.client.keyShare(false)
-	if err != nil {
-		return err
-	}
-	mine := newKey()
-	shared, err := agree(mine, share)
-	if err != nil {
-		return err
-	}
-	c.known = append(c.known, shared)
-	if err := s.answer(serverHello(s.client, mine.PublicKey().Bytes()), shared); err != nil {
 		return err
 	}
 	p := &presentation{}
@@ -227,11 +216,34 @@ func (c *cell) terminate(raw net.Conn, cert tls.Certificate, key crypto.Signer, 
 		}
 		c.shows(p)
 	}
-	err = s.serve(c.selections(s.client), certificate(c.entry(cert, p)), key)
-	if err != nil {
+	if err := s.serve(c.selections(s.client), certificate(c.entry(cert, p)), key); err != nil {
 		return c.refusal(err)
 	}
 	return c.exported(s, cert, key, more)
+}
+
+// greet reads a ClientHello and answers it with a key share of the attacker's. change
+// may change the answer.
+func (c *cell) greet(raw net.Conn, change func(*hello)) (*speaker, error) {
+	s, err := accept(raw)
+	if err != nil {
+		return nil, err
+	}
+	share, err := s.client.keyShare(false)
+	if err != nil {
+		return nil, err
+	}
+	key := newKey()
+	shared, err := agree(key, share)
+	if err != nil {
+		return nil, err
+	}
+	c.known = append(c.known, shared)
+	answer := serverHello(s.client, key.PublicKey().Bytes())
+	if change != nil {
+		change(answer)
+	}
+	return s, s.answer(answer, shared)
 }
 
 // refusal tells what became of the attacker's handshake. That the victim refused is
@@ -286,6 +298,11 @@ func (c *cell) exported(s *speaker, cert tls.Certificate, key crypto.Signer, mor
 			}
 		}
 	}
+	return c.listen(s)
+}
+
+// listen waits for the victim's secret.
+func (c *cell) listen(s *speaker) error {
 	b, err := s.readData()
 	if err != nil {
 		c.say("attacker", "hears no more of the %s: refused", c.victim.name)

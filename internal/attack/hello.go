@@ -235,9 +235,12 @@ type entry struct {
 	exts []extension
 }
 
-func certificate(entries ...entry) []byte {
+func certificate(entries ...entry) []byte { return certificateFor(nil, entries...) }
+
+// certificateFor returns a Certificate message with a certificate_request_context.
+func certificateFor(context []byte, entries ...entry) []byte {
 	return message(typeCertificate, func(b *cryptobyte.Builder) {
-		b.AddUint8(0) // certificate_request_context
+		b.AddUint8LengthPrefixed(func(b *cryptobyte.Builder) { b.AddBytes(context) })
 		b.AddUint24LengthPrefixed(func(b *cryptobyte.Builder) {
 			for _, e := range entries {
 				b.AddUint24LengthPrefixed(func(b *cryptobyte.Builder) { b.AddBytes(e.data) })

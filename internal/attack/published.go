@@ -27,8 +27,8 @@ type Tally struct {
 	seen          map[string]bool
 }
 
-// Add takes note of a row. Rows in which no honest end made the evidence, or with a
-// mitigation, say nothing about a binding.
+// Add takes note of a row. Rows with a mitigation, and those that the published models
+// know nothing of, are left out.
 func (t *Tally) Add(r *Row) {
 	if t.seen == nil {
 		t.complete, t.any, t.seen = make(map[string]Goals), make(map[string]Goals), make(map[string]bool)
@@ -36,7 +36,7 @@ func (t *Tally) Add(r *Row) {
 	if r.Applies && r.Mitigation == nil {
 		t.seen[r.Mode] = true
 	}
-	if r.Mitigation != nil || r.AttesterFinished == nil {
+	if r.Mitigation != nil || !r.Modelled {
 		return
 	}
 	lost := func(m map[string]Goals) {

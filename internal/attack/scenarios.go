@@ -41,6 +41,17 @@ var Scenarios = []*Scenario{
 	{Name: "d1", About: "diversion: the traffic is led to another genuine machine with the same software", Holds: "no key", run: runD1},
 	{Name: "d2", About: "diversion: evidence forged with the attestation key of one compromised machine", Holds: "the attestation key of some machine of the same make", run: runD2},
 	{Name: "stale", About: "the machine is taken over after the handshake", Holds: "the machine, from then on", run: runStale},
+	{Name: "reflection", About: "evidence that the client's own machine made as a client is shown to it as the server's", Holds: holdsTIK, run: runReflection},
+	{Name: "reflection-nonce", About: "a server's own evidence is returned to it as its client's, on the same connection", Holds: holdsTIK + "; the server's nonce in advance, for its random number generator is broken", run: runOwnEvidence},
+	{Name: "splice", About: "evidence of a server is shown to another server as the client's", Holds: "no key but its own", run: runSplice},
+	{Name: "downgrade-strip", About: "the request for evidence is taken out of the ClientHello", Holds: "no key", inapplicable: handshakeOffers, run: runStrip},
+	{Name: "downgrade-ignore", About: "a server that does not answer the request for evidence", Holds: holdsTIK, run: runIgnore},
+	{Name: "downgrade-version", About: "a server that speaks TLS 1.2", Holds: holdsTIK, run: runVersion},
+	{Name: "downgrade-resumption", About: "a session without evidence is resumed, though the client does not offer to", Holds: holdsTIK + "; the secrets of an earlier session of the client", inapplicable: resumable, run: runResumption},
+	{Name: "downgrade-early-data", About: "early data is accepted, though the client does not offer it", Holds: holdsTIK, run: runEarlyData},
+	{Name: "downgrade-type", About: "a type of evidence, or a verifier, is selected that the client did not offer", Holds: holdsTIK, inapplicable: noNegotiation, run: runType},
+	{Name: "downgrade-entry", About: "evidence comes in a later CertificateEntry than the first", Holds: holdsTIK, run: runEntry},
+	{Name: "downgrade-retry", About: "the client's challenge is changed after a HelloRetryRequest", Holds: "no key", inapplicable: handshakeOffers, run: runRetry},
 }
 
 const holdsTIK = "the key of the server's certificate, stolen"

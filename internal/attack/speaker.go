@@ -394,6 +394,15 @@ func (s *speaker) serve(ee []extension, cert []byte, key crypto.Signer) error {
 	return nil
 }
 
+// cloneHash returns a copy of a running hash.
+func cloneHash(h hash.Hash) (hash.Hash, error) {
+	c, ok := h.(hash.Cloner)
+	if !ok {
+		return nil, errors.New("attack: a hash that cannot be cloned")
+	}
+	return c.Clone()
+}
+
 func (s *speaker) transcriptWrite(messages ...[]byte) {
 	for _, m := range messages {
 		s.transcript.Write(m)
@@ -405,7 +414,6 @@ type flight struct {
 	raw     [][]byte // all messages
 	ee      []extension
 	entries []entry
-	before  []byte // transcript hash before Certificate
 }
 
 // certificate returns the Certificate message as it came.
@@ -433,10 +441,21 @@ func (s *speaker) readFlight() (*flight, error) {
 	if f.ee, err = parseEncryptedExtensions(m); err != nil {
 		return nil, err
 	}
-	f.before = s.transcript.Sum(nil)
-	if m, err = next(typeCertificate); err != nil {
+	if m, err = s.readMessage(); err != nil {
 		return nil, err
 	}
+	if m[0] == typeCertificateRequest {
+		s.transcript.Write(m)
+		f.raw = append(f.raw, m)
+		if m, err = s.readMessage(); err != nil {
+			return nil, err
+		}
+	}
+	if m[0] != typeCertificate {
+		return nil, fmt.Errorf("attack: got message %d, want Certificate", m[0])
+	}
+	s.transcript.Write(m)
+	f.raw = append(f.raw, m)
 	if f.entries, err = parseCertificate(m); err != nil {
 		return nil, err
 	}
