@@ -9,6 +9,7 @@ require (
 	github.com/google/go-tdx-guest v0.3.1
 	github.com/google/go-tpm v0.9.8
 	github.com/lestrrat-go/jwx/v2 v2.1.7
+	github.com/santhosh-tekuri/jsonschema/v6 v6.0.2
 	github.com/veraison/cmw v0.2.0
 	github.com/veraison/ear v1.1.2
 	github.com/veraison/go-cose v1.3.0

@@ -10,9 +10,11 @@ package policy
 import (
 	"bytes"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/attestedtls/atls/attestext"
 	"github.com/attestedtls/atls/attestext/internal/strictjson"
@@ -270,6 +272,9 @@ func Parse(data []byte) (*Policy, error) {
 	if err := strictjson.Unmarshal(data, &p); err != nil {
 		return nil, fmt.Errorf("parse policy: %w", err)
 	}
+	if err := checkNames(data); err != nil {
+		return nil, fmt.Errorf("parse policy: %w", err)
+	}
 	if p.TDX == nil && p.SNP == nil && p.TPM == nil {
 		return nil, errors.New("parse policy: no section, such as \"tdx\" or \"snp\"")
 	}
@@ -289,6 +294,29 @@ func Parse(data []byte) (*Policy, error) {
 		}
 	}
 	return &p, nil
+}
+
+// checkNames refuses members that are spelled in another case, which encoding/json takes
+// for the fields of a policy and other readers of JSON do not.
+func checkNames(data []byte) error {
+	var v any
+	if err := json.Unmarshal(data, &v); err != nil {
+		return err
+	}
+	var walk func(any) error
+	walk = func(v any) error {
+		object, _ := v.(map[string]any)
+		for name, member := range object {
+			if name != strings.ToLower(name) {
+				return fmt.Errorf("unknown member %q: names are in lower case", name)
+			}
+			if err := walk(member); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	return walk(v)
 }
 
 // check reports what is more likely a mistake than a wish.

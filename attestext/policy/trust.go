@@ -57,6 +57,9 @@ var trustClaims = map[string]TrustClaim{
 	"mrseam":          Hardware,
 	"tdx":             Hardware,
 	"snp":             Hardware,
+	"tpm":             Hardware,
+
+	"firmware_versions": Hardware,
 
 	"mrtd":              Executables,
 	"rtmr1":             Executables,
@@ -78,6 +81,7 @@ var trustClaims = map[string]TrustClaim{
 
 	"chip_ids":                   InstanceIdentity,
 	"deny_chip_ids":              InstanceIdentity,
+	"ek_ids":                     InstanceIdentity,
 	"platform_instance_ids":      InstanceIdentity,
 	"deny_platform_instance_ids": InstanceIdentity,
 }
@@ -86,6 +90,9 @@ var trustClaims = map[string]TrustClaim{
 func (r Reason) Trust() TrustClaim {
 	if c, ok := trustClaims[r.Claim]; ok {
 		return c
+	}
+	if r.Claim == "pcrs" || strings.HasPrefix(r.Claim, "pcrs ") {
+		return Executables
 	}
 	return Configuration
 }
