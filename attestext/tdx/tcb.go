@@ -141,6 +141,16 @@ func level(levels []pcs.TcbLevel, i int) TCBLevel {
 	return l
 }
 
+// TCBLevels returns the levels of platforms that c knows, the highest first. What they
+// say has not been verified.
+func (c *Collateral) TCBLevels() []TCBLevel {
+	levels := make([]TCBLevel, len(c.tcb.TcbLevels))
+	for i := range levels {
+		levels[i] = level(c.tcb.TcbLevels, i)
+	}
+	return levels
+}
+
 // moduleVersionIndex is where TEE_TCB_SVN has the version of the TDX module, and
 // moduleSVNIndex its security version. Where the version is not zero, the module has
 // levels of its own, and the platform's are compared from platformSVNIndex on.

@@ -61,6 +61,7 @@ type Verified struct {
 	fmspc    string
 	instance []byte
 	outdated time.Duration
+	issued   time.Time
 }
 
 const opVerify = "verify TDX quote"
@@ -163,7 +164,7 @@ func conclude(raw []byte, p *platform, opts *VerifyOptions, now time.Time) (*Ver
 	case tcb.Status != TCBUpToDate && !opts.AcceptAnyTCBStatus:
 		return nil, attestext.Errorf(attestext.ErrPolicy, opVerify, "TCB status is %q, want %q%s", tcb.Status, TCBUpToDate, tcb.detail())
 	}
-	v.tcb = tcb
+	v.tcb, v.issued = tcb, opts.Collateral.Issued()
 	if !tcb.OutOfDateSince.IsZero() {
 		v.outdated = now.Sub(tcb.OutOfDateSince)
 	}
@@ -404,6 +405,10 @@ func (v *Verified) TCBStatus() string {
 // TCB returns what collateral says of the platform, nil where there was none. The
 // caller must not change it.
 func (v *Verified) TCB() *TCB { return v.tcb }
+
+// CollateralIssued returns [Collateral.Issued] of the collateral that was verified with,
+// zero where there was none.
+func (v *Verified) CollateralIssued() time.Time { return v.issued }
 
 // TCBAdvisories returns [TCB.Advisories]. The caller must not change it.
 func (v *Verified) TCBAdvisories() []string {
