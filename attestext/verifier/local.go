@@ -23,9 +23,9 @@ import (
 )
 
 // Local is an [attestext.Verifier] that appraises in this process and never goes
-// to the network. It reads TSM reports with TDX quotes or SEV-SNP reports, by
-// themselves or as the platform's part of a bundle of draft-bft-rats-kat-06, and TPM
-// quotes in the same places.
+// to the network, unless it is given a Source that does. It reads TSM reports with TDX
+// quotes or SEV-SNP reports, by themselves or as the platform's part of a bundle of
+// draft-bft-rats-kat-06, and TPM quotes in the same places.
 //
 // The zero value trusts Intel's root and AMD's and refuses what has no collateral,
 // which only SEV-SNP reports bring along, as a revocation list. The fields must
@@ -51,6 +51,10 @@ type Local struct {
 	// that bring no revocation list along, unless Policy has InsecureSkipCollateral.
 	SNPCollateral *sevsnp.Collateral
 
+	// Source has collateral of platforms for which TDXCollateral and SNPCollateral have
+	// none that is current. nil is none, so that nothing is ever fetched.
+	Source CollateralSource
+
 	// TDXCache and SNPCache remember platforms that were verified, which makes the
 	// next quote or report of one cheap. nil remembers nothing.
 	TDXCache *tdx.Cache
@@ -69,6 +73,8 @@ type Local struct {
 	// Now returns the time at which certificates and collateral must be valid.
 	// nil means time.Now.
 	Now func() time.Time
+
+	ctx context.Context // of one appraisal; nil outside of any
 }
 
 var _ attestext.Verifier = (*Local)(nil)
@@ -121,6 +127,7 @@ func (l *Local) Appraise(ctx context.Context, ev *attestext.Evidence, expected *
 	if expected.Model != attestext.BackgroundCheck {
 		return nil, attestext.Errorf(attestext.ErrWrongType, opAppraise, "evidence is wanted, not what the %v model has", expected.Model)
 	}
+	l = l.within(ctx)
 	w, err := cmw.Parse(ev.CMW)
 	if err != nil {
 		return nil, err
@@ -337,14 +344,7 @@ func (l *Local) verifyTDX(r *tsm.Report, now time.Time) (*Verified, error) {
 	if l.TDXRoots == nil && (l.SNPRoots != nil || l.TPM != nil) {
 		return nil, &attestext.Error{Class: attestext.ErrUnavailable, Op: opAppraise, Err: errNoTDXRoots}
 	}
-	v, err := tdx.Verify(q, &tdx.VerifyOptions{
-		Roots:                  l.TDXRoots,
-		Collateral:             l.TDXCollateral,
-		InsecureSkipCollateral: l.Policy.SkipTDXCollateral(),
-		AcceptAnyTCBStatus:     true, // for the policy to decide
-		Cache:                  l.TDXCache,
-		Now:                    now,
-	})
+	v, err := l.verifyQuote(q, now)
 	if err != nil {
 		return nil, err
 	}
@@ -352,11 +352,7 @@ func (l *Local) verifyTDX(r *tsm.Report, now time.Time) (*Verified, error) {
 	var c policy.TDX = v
 	e.evaluate = func() (*policy.Decision, error) {
 		d, _ := l.Policy.EvaluateTDX(c)
-		var issued time.Time
-		if v.CollateralChecked() {
-			issued = l.TDXCollateral.Issued()
-		}
-		return d, l.Policy.EvaluateTDXCollateral(d, issued, now)
+		return d, l.Policy.EvaluateTDXCollateral(d, v.CollateralIssued(), now)
 	}
 	if log != nil {
 		if err := log.Check(v.RTMRs()); err != nil {
@@ -393,13 +389,7 @@ func (l *Local) verifySNP(r *tsm.Report, now time.Time) (*Verified, error) {
 	if l.SNPRoots == nil && (l.TDXRoots != nil || l.TPM != nil) {
 		return nil, &attestext.Error{Class: attestext.ErrUnavailable, Op: opAppraise, Err: errNoSNPRoots}
 	}
-	v, err := sevsnp.Verify(report, certs, &sevsnp.VerifyOptions{
-		Roots:                  l.SNPRoots,
-		Collateral:             l.SNPCollateral,
-		InsecureSkipCollateral: l.Policy.SkipSNPCollateral(),
-		Cache:                  l.SNPCache,
-		Now:                    now,
-	})
+	v, err := l.verifyReport(report, certs, now)
 	if err != nil {
 		return nil, err
 	}

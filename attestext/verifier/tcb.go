@@ -1,6 +1,7 @@
 package verifier
 
 import (
+	"maps"
 	"time"
 
 	"github.com/attestedtls/atls/attestext/tdx"
@@ -29,3 +30,6 @@ func addTCBClaims(claims map[string]any, t *tdx.TCB) {
 		claims["tcb_out_of_date_since"] = t.OutOfDateSince.UTC().Format(time.RFC3339)
 	}
 }
+
+// Claims returns what the evidence says, as in the Claims of an Appraisal.
+func (v *Verified) Claims() map[string]any { return maps.Clone(v.claims) }
