@@ -40,6 +40,8 @@ type setup struct {
 	queue *scheduler.Scheduler // before the attester, if there is one
 	fresh *refresher           // of --refresh-from
 	local *verifier.Local      // of --verify local
+
+	fetches *family // of --collateral-endpoint
 }
 
 // close waits for commands that still run, and closes files.
@@ -270,6 +272,13 @@ func (f *connFlags) verifier(s *setup, formats []attestext.EvidenceFormat) (atte
 			return nil, err
 		}
 		s.local = v
+		if f.collateralEndpoint != "" {
+			src, count, err := addSource(v, f.collateralEndpoint)
+			if err != nil {
+				return nil, err
+			}
+			s.closers, s.fetches = append(s.closers, src), count
+		}
 		if len(formats) == 0 {
 			return v, nil
 		}

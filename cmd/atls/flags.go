@@ -78,6 +78,9 @@ Flags:
                                 key, in PEM or as a JWK (default its own word)
     --collateral FILE           what the TEE's manufacturer says of its platforms, JSON.
                                 What is AMD's is in the member "snp"
+    --collateral-endpoint WHERE fetch what is not in --collateral, and keep it: the URL
+                                of a service like Intel's PCS and AMD's KDS, or a JSON
+                                file. Without it, nothing is ever fetched
     --code-points FILE          extension and alert numbers, JSON
     --keylog FILE               append the connection's secrets, as SSLKEYLOGFILE
     --timeout DURATION          bound on a handshake (default 20s); an attester or
@@ -98,6 +101,7 @@ type connFlags struct {
 	attest, verify, akChain        string
 	evidenceTypes, verifierIDs     []string
 	policy, trustRoots, collateral string
+	collateralEndpoint             string
 	codePoints, keylog             string
 	timeout, reattest              time.Duration
 	once, json                     bool
@@ -192,6 +196,7 @@ func (f *connFlags) register(fs *flag.FlagSet) {
 	fs.StringVar(&f.policy, "policy", "", "")
 	fs.StringVar(&f.trustRoots, "trust-roots", "", "")
 	fs.StringVar(&f.collateral, "collateral", "", "")
+	fs.StringVar(&f.collateralEndpoint, "collateral-endpoint", "", "")
 	fs.StringVar(&f.codePoints, "code-points", "", "")
 	fs.StringVar(&f.keylog, "keylog", "", "")
 	fs.DurationVar(&f.timeout, "timeout", 20*time.Second, "")
@@ -258,8 +263,8 @@ func (f *connFlags) check() error {
 		return usagef("", "--ak-chain is for --attest tpm")
 	case f.peer != "" && f.verify == "":
 		return usagef("--verify says how to appraise the peer", "--peer %s has no effect without --verify", f.peer)
-	case f.verify != "local" && f.policy+f.collateral != "", f.verify != "local" && f.verify != "results" && !strings.HasPrefix(f.verify, "veraison:") && f.trustRoots != "":
-		return usagef("they are for --verify local", "--policy, --trust-roots and --collateral have no effect here, and the peer would not be held to them")
+	case f.verify != "local" && f.policy+f.collateral+f.collateralEndpoint != "", f.verify != "local" && f.verify != "results" && !strings.HasPrefix(f.verify, "veraison:") && f.trustRoots != "":
+		return usagef("they are for --verify local", "--policy, --trust-roots, --collateral and --collateral-endpoint have no effect here, and the peer would not be held to them")
 	case f.verify == "results" && f.trustRoots == "":
 		return usagef("it names the keys that results are signed with", "--verify results needs --trust-roots")
 	case len(f.verifierIDs) > 0 && f.verify != "results" && !strings.HasPrefix(f.attest, "results:"):

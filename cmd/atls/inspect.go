@@ -216,9 +216,13 @@ func (d *document) tree() *node {
 	case kindCollateral:
 		n := branch(kindCollateral, nil)
 		if c := d.collateral.TDXCollateral; c != nil {
-			n.add(branch("TDX", nil,
+			b := branch("TDX", nil,
 				leaf("FMSPC", c.FMSPC()),
-				leaf("next update", c.NextUpdate().UTC().Format(time.RFC3339))))
+				leaf("next update", c.NextUpdate().UTC().Format(time.RFC3339)))
+			for _, l := range c.TCBLevels() {
+				b.add(tcbLevelLeaf(&l))
+			}
+			n.add(b)
 		}
 		if c := d.collateral.SNPCollateral; c != nil {
 			n.add(branch("SEV-SNP", nil, leaf("next update", c.NextUpdate().UTC().Format(time.RFC3339))))

@@ -142,6 +142,9 @@ func (m *serverMetrics) exposition(s *setup, started time.Time) *exposition {
 	e := &exposition{families: []*family{m.handshakes, m.verdicts, m.handshakeTime, m.attest, m.appraise}}
 	e.gauges = append([]gauge{{"atls_connections", "Connections that are open.", "", func() float64 { return float64(m.open.Load()) }}},
 		append(collateralGauges(s.local, started), processGauges(started)...)...)
+	if s.fetches != nil {
+		e.families = append(e.families, s.fetches)
+	}
 	if s.fresh != nil {
 		e.families = append(e.families, s.fresh.refreshes)
 		e.gauges = append(e.gauges, gauge{"atls_results_valid", "Verifiers whose results are held and valid.", "",

@@ -46,6 +46,7 @@ func TestInspect(t *testing.T) {
 		{"-", string(quote) + "\x00\x00", "TDX quote", "MRTD"},
 		{pki("evidence.cmw"), "", "CMW", "REPORTDATA"},
 		{pki("collateral.json"), "", "collateral", "FMSPC"},
+		{pki("collateral.json"), "", "collateral", "TCB level of 2024-01-01: UpToDate"},
 		{pki("collateral.json"), "", "collateral", "SEV-SNP"},
 		{"-", `{"provider":"sev_guest","outblob":"AAAA"}` + "\n", "TSM report", "does not parse"},
 		{pki("snp-evidence.cmw"), "", "CMW", "MEASUREMENT"},

@@ -43,6 +43,9 @@ Flags:
     --listen ADDR                  default 127.0.0.1:8080; port 0 is any that is free
     --trust-roots FILE             roots of the TEE in PEM (default Intel's and AMD's)
     --collateral FILE              what the manufacturer says of its platforms, JSON
+    --collateral-endpoint WHERE    fetch what is not in it, and keep it: the URL of a
+                                   service like Intel's PCS and AMD's KDS, or a JSON
+                                   file. Without it, nothing is ever fetched
     --policy FILE                  what is acceptable; without one, any genuine and
                                    current TEE, with the verdict "warning", which
                                    --verify veraison does not accept
@@ -71,6 +74,7 @@ func runVerifier(ctx context.Context, env *environment, args []string) error {
 	listen := fs.String("listen", defaultVerifierListen, "")
 	trustRoots := fs.String("trust-roots", "", "")
 	collateral := fs.String("collateral", "", "")
+	endpoint := fs.String("collateral-endpoint", "", "")
 	policyFile := fs.String("policy", "", "")
 	keyFile := fs.String("key", "", "")
 	lifetime := fs.Duration("lifetime", veraison.DefaultResultLifetime, "")
@@ -86,6 +90,15 @@ func runVerifier(ctx context.Context, env *environment, args []string) error {
 	local, err := localVerifier(*trustRoots, *collateral, *policyFile)
 	if err != nil {
 		return err
+	}
+	var fetches *family
+	if *endpoint != "" {
+		src, count, err := addSource(local, *endpoint)
+		if err != nil {
+			return err
+		}
+		defer src.Close()
+		fetches = count
 	}
 	key, err := resultsKey(*keyFile)
 	if err != nil {
@@ -108,7 +121,13 @@ func runVerifier(ctx context.Context, env *environment, args []string) error {
 	if *asJSON {
 		announce = stderr
 	}
-	where, stop, err := serveMetrics(ctx, *metricsAddr, func() *exposition { return m.exposition(local, started) })
+	where, stop, err := serveMetrics(ctx, *metricsAddr, func() *exposition {
+		e := m.exposition(local, started)
+		if fetches != nil {
+			e.families = append(e.families, fetches)
+		}
+		return e
+	})
 	if err != nil {
 		l.Close()
 		return err

@@ -13,6 +13,7 @@ import (
 
 	"github.com/attestedtls/atls/attestext"
 	"github.com/attestedtls/atls/attestext/cmw"
+	"github.com/attestedtls/atls/attestext/collateral"
 	"github.com/attestedtls/atls/attestext/ear"
 	"github.com/attestedtls/atls/attestext/eat"
 	"github.com/attestedtls/atls/attestext/policy"
@@ -26,7 +27,7 @@ const verifyUsage = `Usage:
 Appraises the evidence in FILE, or in standard input if it is "-": a TDX quote, an
 SEV-SNP report, a TSM report with the one or the other, a TPM quote, a CMW that holds
 one or a bundle of a KAT and a PAT, an EAR, or a handshake that "atls dial --capture" has
-written. It goes to no network.
+written. It goes to no network but that of --collateral-endpoint.
 
 Examples:
     $ atls verify quote.bin --collateral collateral.json --policy policy.json
@@ -42,6 +43,8 @@ Flags:
     --collateral FILE              what the manufacturer says of its platforms, JSON;
                                    what is AMD's, revocation lists and certificates
                                    of chips, is in the member "snp"
+    --collateral-endpoint WHERE    fetch what is not in it: the URL of a service like
+                                   Intel's PCS and AMD's KDS, or a JSON file
     --insecure-skip-collateral     do without: revoked and vulnerable platforms pass
     --policy FILE                  what is acceptable; without one, any genuine and
                                    current TEE, with the verdict "warning"
@@ -60,6 +63,7 @@ passes, and the output says so:
 
 type verifyFlags struct {
 	trustRoots, collateral, policy, at    string
+	collateralEndpoint                    string
 	skipCollateral, json                  bool
 	reportData, nonce, binder, spki, role string
 	binding, credential                   string
@@ -68,6 +72,7 @@ type verifyFlags struct {
 func (f *verifyFlags) register(fs *flag.FlagSet) {
 	fs.StringVar(&f.trustRoots, "trust-roots", "", "")
 	fs.StringVar(&f.collateral, "collateral", "", "")
+	fs.StringVar(&f.collateralEndpoint, "collateral-endpoint", "", "")
 	fs.BoolVar(&f.skipCollateral, "insecure-skip-collateral", false, "")
 	fs.StringVar(&f.policy, "policy", "", "")
 	fs.StringVar(&f.at, "at", "", "")
@@ -101,6 +106,7 @@ func runVerify(ctx context.Context, env *environment, args []string) error {
 	if err != nil {
 		return err
 	}
+	defer a.close()
 	if d.kind == kindCollateral {
 		return &malformedError{fmt.Errorf("%s is no evidence: hand it over with --collateral", d.kind)}
 	}
@@ -128,6 +134,13 @@ type appraiser struct {
 	resultKeys []crypto.PublicKey // of the verifier of an EAR
 	challenge  *attestext.Challenge
 	reportData []byte
+	source     *collateral.Source // nil where nothing is fetched
+}
+
+func (a *appraiser) close() {
+	if a.source != nil {
+		a.source.Close()
+	}
 }
 
 func (f *verifyFlags) appraiser(result bool) (*appraiser, error) {
@@ -147,8 +160,8 @@ func (f *verifyFlags) appraiser(result bool) (*appraiser, error) {
 	a := &appraiser{local: local, resultKeys: keys}
 	if f.skipCollateral {
 		switch {
-		case f.collateral != "":
-			return nil, usagef("give one of them", "--collateral and --insecure-skip-collateral")
+		case f.collateral+f.collateralEndpoint != "":
+			return nil, usagef("give one of them", "--collateral or --collateral-endpoint, and --insecure-skip-collateral")
 		case local.Policy == nil:
 			local.Policy = &policy.Policy{TDX: &policy.TDXPolicy{}, SNP: &policy.SNPPolicy{}}
 		}
@@ -165,6 +178,11 @@ func (f *verifyFlags) appraiser(result bool) (*appraiser, error) {
 			return nil, usagef("for example 2026-01-31T12:00:00Z", "--at: %w", err)
 		}
 		local.Now = func() time.Time { return at }
+	}
+	if f.collateralEndpoint != "" {
+		if a.source, _, err = addSource(local, f.collateralEndpoint); err != nil {
+			return nil, err
+		}
 	}
 	if f.reportData != "" {
 		if f.nonce+f.binder+f.spki != "" {
@@ -245,6 +263,7 @@ type outcome struct {
 	err     error
 	verdict string
 	reasons []string
+	claims  map[string]any // what verified evidence says, where there is some
 	ear     map[string]any // the verdict in the shape of an EAR's appraisal
 }
 
@@ -282,6 +301,7 @@ func (a *appraiser) appraise(ctx context.Context, d *document, o *outcome) error
 	if want != nil && !v.IsAbout([attestext.ReportDataSize]byte(want)) {
 		return attestext.Errorf(attestext.ErrBinding, "check binding", "report data is %x, want %x", v.ReportData, want)
 	}
+	o.claims = v.Claims()
 	decision, err := v.Evaluate()
 	o.verdict = decision.Verdict.String()
 	for _, r := range decision.Reasons {
@@ -307,6 +327,7 @@ func (a *appraiser) appraiseBound(ctx context.Context, encoded []byte, o *outcom
 	o.verdict = r.Verdict()
 	o.reasons, _ = r.Claims()["reasons"].([]string)
 	o.ear, _ = r.Claims()["ear"].(map[string]any)
+	o.claims = evidenceClaims(r.Claims())
 	return nil
 }
 
@@ -374,6 +395,9 @@ func (o *outcome) text(env *environment) {
 	for _, r := range o.reasons {
 		fmt.Fprintf(env.stdout, "  %s\n", r)
 	}
+	for _, line := range tcbLines(o.claims) {
+		fmt.Fprintf(env.stdout, "  %s\n", line)
+	}
 	switch {
 	case !o.bound:
 		fmt.Fprintf(env.stdout, "%s\n", notBound)
@@ -390,7 +414,7 @@ func (o *outcome) text(env *environment) {
 func (o *outcome) object(d *document) map[string]any {
 	object := map[string]any{
 		"ok": o.err == nil, "error": nil, "kind": d.kind, "verdict": o.verdict,
-		"binding_checked": o.bound, "reasons": o.reasons, "ear": nil, "tree": d.tree(),
+		"binding_checked": o.bound, "reasons": o.reasons, "claims": o.claims, "ear": nil, "tree": d.tree(),
 	}
 	if o.ear != nil {
 		object["ear"] = o.ear
