@@ -7,9 +7,11 @@ import (
 	"github.com/attestedtls/atls/attestext"
 	"github.com/attestedtls/atls/attestext/attester"
 	"github.com/attestedtls/atls/attestext/attesttest"
+	"github.com/attestedtls/atls/attestext/policy"
 	"github.com/attestedtls/atls/attestext/softtee"
 	"github.com/attestedtls/atls/attestext/tsm"
 	"github.com/attestedtls/atls/attestext/veraison"
+	"github.com/attestedtls/atls/attestext/verifier"
 )
 
 // A foreign TEE is one that nobody here reads.
@@ -44,5 +46,40 @@ func TestClientAndServiceRefuseAllBadEvidence(t *testing.T) {
 		ZeroMachine: from(&softtee.TDXOptions{ZeroPlatformID: true}),
 		OtherRoot:   from(&softtee.TDXOptions{Seed: "other"}),
 		Debug:       from(&softtee.TDXOptions{Debug: true}),
+	})
+}
+
+// rootless sends all certificates but the root, which a verifier has and passes over.
+type rootless struct{ *softtee.SNP }
+
+func (q rootless) Report(ctx context.Context, rd [attestext.ReportDataSize]byte) (*tsm.Report, error) {
+	r, err := q.SNP.Report(ctx, rd)
+	if err == nil {
+		c := *q.Certificates()
+		c.ARK = nil
+		r.AuxBlob = c.Marshal()
+	}
+	return r, err
+}
+
+func TestClientAndServiceRefuseAllBadSNPEvidence(t *testing.T) {
+	from := func(o *softtee.SNPOptions) *attesttest.Special {
+		return &attesttest.Special{Attester: softtee.NewSNP(o).Attester()}
+	}
+	with := func(o *softtee.SNPCollateralOptions) attestext.Verifier {
+		v := &verifier.Local{SNPRoots: softtee.SNPRoots(), SNPCollateral: must(softtee.NewSNP(nil).Collateral(o)), Policy: must(policy.Parse(softtee.SNPPolicy())), Now: now}
+		return client(t, service(t, v, veraison.ServiceOptions{}), veraison.ClientOptions{})
+	}
+	attesttest.Run(t, &attesttest.Target{
+		Verifier:    with(&softtee.SNPCollateralOptions{Now: testTime}),
+		Honest:      attester.New(rootless{softtee.NewSNP(nil)}),
+		Types:       []attestext.EvidenceType{{Kind: attestext.CertAttestation, Format: tsm.FormatCBOR}},
+		Open:        attesttest.OpenSNP,
+		OtherTEE:    &attesttest.Special{Attester: attester.New(foreign{softtee.NewTDX(nil)})},
+		Revoked:     &attesttest.Special{Verifier: with(&softtee.SNPCollateralOptions{Now: testTime, RevokeASK: true})},
+		Expired:     &attesttest.Special{Verifier: with(&softtee.SNPCollateralOptions{Now: testTime.AddDate(0, 0, -31), NextUpdate: testTime.AddDate(0, 0, -1)})},
+		ZeroMachine: from(&softtee.SNPOptions{MaskChipID: true}),
+		OtherRoot:   from(&softtee.SNPOptions{Seed: "other"}),
+		Debug:       from(&softtee.SNPOptions{Debug: true}),
 	})
 }

@@ -42,8 +42,9 @@ Commands:
     serve      a server that echoes what it is sent
     dial       a client: standard input to the peer, the reply to standard output
     proxy      a sidecar: attested TLS on one side, plain bytes on the other
-    inspect    what a quote, report, wrapper or collateral says, as a tree
-    verify     appraise evidence offline
+    inspect    what a quote, report, wrapper, token, collateral or captured handshake
+               says, as a tree
+    verify     appraise evidence, a result or a captured handshake offline
     enrol      have the attestation key of this machine's TPM trusted by others
     verifier   a service that appraises evidence for others
     attack     run the published attacks against each mode
