@@ -48,6 +48,9 @@ type recorder struct {
 // maxCapture bounds what is kept of one cell, in bytes.
 const maxCapture = 16 << 20
 
+// maxConnections bounds the connections of one cell.
+const maxConnections = 64
+
 // newRecorder listens on loopback and forwards each connection to what dial returns.
 func newRecorder(dial func() (net.Conn, error)) (*recorder, error) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
@@ -74,6 +77,10 @@ func (r *recorder) accept() {
 		n := r.conns
 		r.conns++
 		r.mu.Unlock()
+		if n >= maxConnections {
+			c.Close()
+			continue
+		}
 		r.wg.Go(func() { r.forward(n, c) })
 	}
 }

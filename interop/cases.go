@@ -64,6 +64,9 @@ type expectation struct {
 // Attested reports whether the case ends with evidence or results accepted.
 func (c *Case) Attested() bool { return len(c.attests) > 0 && c.expect.alert == 0 }
 
+// exchanges reports whether authenticators are exchanged after the handshake.
+func (c *Case) exchanges() bool { return c.Mode == modeExpat || c.Mode == modeCombined }
+
 func (c *Case) has(who side) bool { return slices.Contains(c.attests, who) }
 
 // flags are those of the fork in one cell.
@@ -134,6 +137,9 @@ func (f *flags) args() []string {
 			args = append(args, "--trust-roots", f.file("verifiers.json"))
 		}
 	}
+	if c.exchanges() {
+		args = append(args, "--mode", c.Mode, "--carriage", "leading")
+	}
 	if f.attest+f.verify != "" {
 		if c.only {
 			args = append(args, "--credential", "attestation-only", "--allow-attestation-only")
@@ -182,6 +188,10 @@ var (
 	mustVerifiers   = Must{"it does not have any trusted verifiers in common with the client. Then, the server terminates the session with a fatal alert of type \"unsupported_verifiers\"", "draft-fossati-tls-attestation-08, 8.2.2"}
 	mustVerifier    = Must{"The verifier identity in the results_request extension MUST contain a single value selected from the results_request extension in the ClientHello", "draft-fossati-tls-attestation-08, 8.2.2"}
 
+	mustExported = Must{"exported = TLS-Exporter(\"Attestation\", certificate_request_context, 32), binding = Hash(SPKI || exported)", "draft-fossati-seat-expat-03, Binding"}
+
+	mustExportedFinished = Must{"a Finished message, computed as HMAC over the transcript under the Finished MAC key", "RFC 9261, 5.2.3"}
+
 	mustRule     = Must{"both ends are configured alike, and a mismatch is bad_certificate", "docs/DESIGN.md, Decisions"}
 	mustRequired = Must{"attestation is required, and the peer does not offer or answer it: missing_extension", "docs/SECURITY.md, What the implementation enforces"}
 	mustSend     = Must{"a server agreed to attest and sends a certificate without evidence: handshake_failure", "docs/SECURITY.md, What the implementation enforces"}
@@ -213,6 +223,7 @@ func Cases() []*Case {
 	baseCases(add)
 	attestCases(add)
 	passportCases(add)
+	exchangeCases(add)
 	wrongCases(add)
 	return all
 }
@@ -308,6 +319,12 @@ func baseCases(add func(Case)) {
 	})
 }
 
+// Who attests, in the id of a case.
+var whos = []struct {
+	name string
+	who  []side
+}{{"server", []side{server}}, {"client", []side{client}}, {"both", both}}
+
 // Ways to attest, in the id of a case.
 type way struct {
 	name    string
@@ -324,10 +341,6 @@ var ways = []way{
 
 // attestCases are handshakes with evidence, of one end or of both.
 func attestCases(add func(Case)) {
-	whos := []struct {
-		name string
-		who  []side
-	}{{"server", []side{server}}, {"client", []side{client}}, {"both", both}}
 	for _, who := range whos {
 		for _, w := range ways {
 			base := Case{
@@ -362,10 +375,7 @@ func attestCases(add func(Case)) {
 			own.About += ", with evidence of the peer's own making, appraised through exec:"
 			own.Quick = false
 			own.roles = []side{who.who[0]}
-			own.fork = func(f *flags) {
-				f.verify = "exec:" + filepath.Join(f.peer, "verify") + " " + f.dir
-				f.add("--evidence-type", ownType)
-			}
+			own.fork = appraiseOwn
 			add(own)
 			mismatch := base
 			mismatch.ID += ".mismatch"
@@ -390,16 +400,19 @@ func attestCases(add func(Case)) {
 	}
 }
 
+// appraiseOwn has the fork appraise by the command in the peer's folder.
+func appraiseOwn(f *flags) {
+	f.verify = "exec:" + filepath.Join(f.peer, "verify") + " " + f.dir
+	f.add("--evidence-type", ownType)
+}
+
 // ownType is the media type of the evidence that peers make by themselves: 64 bytes
 // of report data, and over them a signature in DER by the key in peer-tee.key.
 const ownType = "application/vnd.atls.interop-own"
 
 // passportCases are handshakes with results in place of evidence.
 func passportCases(add func(Case)) {
-	for _, who := range []struct {
-		name string
-		who  []side
-	}{{"server", []side{server}}, {"client", []side{client}}, {"both", both}} {
+	for _, who := range whos {
 		for _, w := range ways {
 			if w.name == "only.draft08" {
 				continue // nothing tells it from only.hardened
@@ -411,6 +424,34 @@ func passportCases(add func(Case)) {
 				Must:  mustVerifier,
 			})
 		}
+	}
+}
+
+// exchangeCases attest after the handshake, or in it and after it.
+func exchangeCases(add func(Case)) {
+	for _, who := range whos {
+		c := Case{
+			ID: "expat." + who.name, About: "who attests after the handshake: " + who.name, Mode: modeExpat, roles: both, attests: who.who, Quick: true,
+			Must: mustExported,
+		}
+		add(c)
+		strong := c
+		strong.ID += ".aes256"
+		strong.About += ", under SHA-384"
+		strong.Quick = false
+		strong.expect.suite = 0x1302
+		add(strong)
+		if len(who.who) == 1 {
+			own := c
+			own.ID += ".own"
+			own.About += ", with evidence of the peer's own making, appraised through exec:"
+			own.roles, own.Quick, own.fork = who.who, false, appraiseOwn
+			add(own)
+		}
+		c.ID = "combined." + who.name
+		c.About = "who attests in the handshake and after it: " + who.name
+		c.Mode = modeCombined
+		add(c)
 	}
 }
 
@@ -498,4 +539,16 @@ func wrongCases(add func(Case)) {
 	wrong(client, "wrong-key", "evidence over another key", alertBadCertificate, mustKey)
 	wrong(client, "bad-signature", "a quote with one bit changed", alertBadCertificate, mustCarry)
 	wrong(client, "wrong-measurement", "a machine that the policy does not know", alertAccessDenied, mustPolicy)
+
+	after := func(c *Case) { c.Mode = modeExpat }
+	wrong(server, "expat-other-context", "evidence over the context of another request", alertBadCertificate, mustExported, after, quick)
+	wrong(server, "expat-wrong-key", "evidence over another key", alertBadCertificate, mustExported, after)
+	wrong(server, "expat-wrong-measurement", "a machine that the policy does not know", alertAccessDenied, mustPolicy, after)
+	wrong(server, "expat-malformed", "evidence that is no CMW", alertDecodeError, mustParse, after)
+	wrong(server, "expat-no-evidence", "an authenticator without evidence", alertHandshakeFailure, mustSend, after)
+	wrong(server, "expat-bad-signature", "an authenticator with a signature of something else", alertDecryptError, mustVerifyAlert, after)
+	wrong(server, "expat-bad-finished", "an authenticator whose Finished is under another key", alertDecryptError, mustExportedFinished, after)
+	wrong(server, "expat-refusal", "declines to authenticate", alertHandshakeFailure, mustRequired, after)
+	wrong(client, "expat-other-context", "evidence over the context of another request", alertBadCertificate, mustExported, after)
+	wrong(client, "expat-no-evidence", "an authenticator without evidence", alertCertificateRequired, mustSendC, after)
 }

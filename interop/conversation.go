@@ -474,8 +474,17 @@ type entry struct {
 
 func parseCertificate(b []byte) ([]entry, error) {
 	s := cryptobyte.String(b)
-	var context, list cryptobyte.String
-	if !s.ReadUint8LengthPrefixed(&context) || !s.ReadUint24LengthPrefixed(&list) || !s.Empty() {
+	var context cryptobyte.String
+	if !s.ReadUint8LengthPrefixed(&context) {
+		return nil, errors.New("Certificate is cut off")
+	}
+	return parseEntries(s)
+}
+
+// parseEntries reads certificate_list, with which a Certificate ends.
+func parseEntries(s cryptobyte.String) ([]entry, error) {
+	var list cryptobyte.String
+	if !s.ReadUint24LengthPrefixed(&list) || !s.Empty() {
 		return nil, errors.New("Certificate is cut off")
 	}
 	var all []entry

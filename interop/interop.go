@@ -23,6 +23,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -189,6 +190,9 @@ func (r *Runner) Run(ctx context.Context) ([]*Row, error) {
 
 // setup unpacks and readies the peers.
 func (r *Runner) setup(ctx context.Context, names []string, dir string) ([]*peer, error) {
+	if _, err := unpack(shared, dir); err != nil {
+		return nil, err
+	}
 	peers := make([]*peer, len(names))
 	errs := make([]error, len(names))
 	var wg sync.WaitGroup
@@ -414,14 +418,28 @@ func dialWhenUp(ctx context.Context, addr string, gone <-chan struct{}) (net.Con
 	}
 }
 
+// Ports for peers to listen on. They are below those that systems give out by themselves,
+// lest a listener of ours gets one between here and the peer.
+const (
+	firstPort = 20000
+	portCount = 10000
+)
+
+var nextPort atomic.Uint32
+
 // freeAddress returns an address on loopback that nobody listens on.
 func freeAddress() (string, error) {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
+	var last error
+	for range 100 {
+		port := firstPort + (uint32(os.Getpid())*101+nextPort.Add(1))%portCount
+		ln, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+		if err == nil {
+			defer ln.Close()
+			return ln.Addr().String(), nil
+		}
+		last = err
 	}
-	defer ln.Close()
-	return ln.Addr().String(), nil
+	return "", last
 }
 
 // A watcher passes on what is written, and finds the rest of the line that begins

@@ -32,7 +32,7 @@ func (c *Case) verdict(conv *conversation, fork side) error {
 	if e.alert != 0 {
 		return c.refused(conv, fork)
 	}
-	if err := completed(conv, c.page); err != nil {
+	if err := c.completed(conv); err != nil {
 		return err
 	}
 	h, err := parseServerHello(conv.lastServerHello())
@@ -91,7 +91,7 @@ func (c *Case) refused(conv *conversation, fork side) error {
 	for _, m := range conv.messages {
 		// A client may be done before its server refuses it, so what it sends then
 		// says nothing.
-		if m.record == recordApplication && (m.from == by || m.from == server) {
+		if m.record == recordApplication && (m.from == by || m.from == server) && !c.exchanges() {
 			return fmt.Errorf("the %v sent application data, want alert %d by the %v", m.from, c.expect.alert, by)
 		}
 		if m.record != recordAlert || len(m.data) != 2 || m.data[1] == 0 {
@@ -122,10 +122,9 @@ func (conv *conversation) problem() string {
 	return " (" + conv.complaint + ")"
 }
 
-// completed checks that both Finished went by and that data went both ways: the
-// server echoes, unless it serves pages.
-func completed(conv *conversation, page bool) error {
-	var data [2][]byte
+// completed checks that both Finished went by, what authenticators the case is about, and
+// that data went both ways: the server echoes, unless it serves pages.
+func (c *Case) completed(conv *conversation) error {
 	var finished [2]bool
 	for _, m := range conv.messages {
 		switch {
@@ -135,7 +134,6 @@ func completed(conv *conversation, page bool) error {
 			if !finished[m.from] {
 				return fmt.Errorf("the %v sent application data before Finished", m.from)
 			}
-			data[m.from] = append(data[m.from], m.data...)
 		case m.record == recordAlert && len(m.data) == 2 && m.data[1] != 0:
 			return fmt.Errorf("alert %d by the %v%s", m.data[1], m.from, conv.problem())
 		}
@@ -147,11 +145,20 @@ func completed(conv *conversation, page bool) error {
 		return fmt.Errorf("the handshake was not completed%s", conv.problem())
 	case conv.complaint != "":
 		return errors.New(conv.complaint)
+	}
+	data := [2][]byte{conv.application(client), conv.application(server)}
+	if c.exchanges() {
+		var err error
+		if data, err = c.exchanged(conv); err != nil {
+			return err
+		}
+	}
+	switch {
 	case len(data[client]) == 0:
 		return errors.New("the client sent no data")
-	case page && !bytes.HasPrefix(data[server], []byte("HTTP/1.1 200 OK\r\n")):
+	case c.page && !bytes.HasPrefix(data[server], []byte("HTTP/1.1 200 OK\r\n")):
 		return errors.New("the server did not answer the request with a page")
-	case !page && !bytes.Equal(data[client], data[server]):
+	case !c.page && !bytes.Equal(data[client], data[server]):
 		return fmt.Errorf("the client sent %d bytes, and the server did not echo them", len(data[client]))
 	}
 	return nil
@@ -179,7 +186,7 @@ func (c *Case) presented(conv *conversation, who side) error {
 		return err
 	}
 	selection, selected := find(answers, typ)
-	if !c.has(who) {
+	if !c.has(who) || c.Mode == modeExpat {
 		if selected || evidence != nil {
 			return errors.New("presented evidence, and was not to")
 		}

@@ -2,16 +2,10 @@
  *
  * OpenSSL sends an extension in Certificate only if the same extension came in
  * ClientHello or CertificateRequest, which attestation_evidence does not: so it verifies
- * evidence and results in both roles, and presents none in the handshake. */
-#include <arpa/inet.h>
-#include <signal.h>
-#include <stdarg.h>
+ * evidence and results in both roles, and presents evidence after the handshake alone. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
-#include <sys/time.h>
-#include <unistd.h>
 #include <openssl/err.h>
 #include <openssl/rand.h>
 #include "peer.h"
@@ -20,8 +14,8 @@ enum { UNSUPPORTED = 127 };
 enum { EVIDENCE = 0xFFA0, EVIDENCE_REQUEST, EVIDENCE_PROPOSAL, RESULTS_REQUEST, RESULTS_PROPOSAL };
 enum { NONCE = 64 };
 
-static const char *certs, *logs;
 static int is_server;
+static exchange x;
 
 /* What the case asks for. */
 static struct {
@@ -40,26 +34,6 @@ static struct {
 	int complete; /* the transcript is */
 	int verified;
 } state;
-
-void quit(int status, const char *format, ...)
-{
-	va_list args;
-	va_start(args, format);
-	vfprintf(stderr, format, args);
-	va_end(args);
-	fputc('\n', stderr);
-	ERR_print_errors_fp(stderr);
-	exit(status);
-}
-
-const char *in_certs(const char *name, const char *suffix)
-{
-	static char path[8][512];
-	static int i;
-	i = (i + 1) % 8;
-	snprintf(path[i], sizeof path[i], "%s/%s%s", certs, name, suffix);
-	return path[i];
-}
 
 static const char *cert_file(const char *who, const char *suffix, const char *ending)
 {
@@ -94,6 +68,18 @@ static int choose(const char *id)
 	for (int i = 0; i < 4; i++)
 		if (!strncmp(id, "base.cert.", 10) && !strcmp(id + 10, keys[i]))
 			return want.cert = suffixes[i], 1;
+	if (exchange_case(&x, id)) {
+		if (x.aes256)
+			want.suites = suites[1][1];
+		/* atls serve that has its clients attest wants their certificates in the handshake as well. */
+		want.client_cert = !is_server && x.client_attests;
+		return 1;
+	}
+	if (!strcmp(id, is_server ? "combined.client" : "combined.server")) {
+		want.evidence = 1;
+		*(is_server ? &x.client_attests : &x.server_attests) = 1;
+		return 1;
+	}
 	/* Who attests is the fork. */
 	char mine[64], *p = mine;
 	snprintf(mine, sizeof mine, "%s.x509.", is_server ? "client" : "server");
@@ -123,17 +109,6 @@ static int choose(const char *id)
 			return 0;
 	}
 	return 1;
-}
-
-static void keep(const char *line)
-{
-	char path[512];
-	snprintf(path, sizeof path, "%s/keys.log", logs);
-	FILE *f = fopen(path, "a");
-	if (!f)
-		quit(1, "cannot write %s", path);
-	fprintf(f, "%s\n", line);
-	fclose(f);
 }
 
 static void on_keylog(const SSL *ssl, const char *line)
@@ -347,6 +322,8 @@ static SSL_CTX *context(void)
 		    SSL_CTX_use_PrivateKey_file(c, cert_file(who, suffix, ".key"), SSL_FILETYPE_PEM) != 1)
 			quit(1, "certificate");
 	int attested = want.evidence || want.results;
+	if (x.server_attests || x.client_attests)
+		SSL_CTX_set_num_tickets(c, 0);
 	if (!is_server)
 		SSL_CTX_set_verify(c, SSL_VERIFY_PEER, NULL);
 	else if (want.client_cert || attested)
@@ -362,26 +339,27 @@ static SSL_CTX *context(void)
 	return c;
 }
 
-static int connection(const char *address)
+static void on_export(void *conn, const char *label, bytes context, unsigned char *out, size_t n)
 {
-	char host[64];
-	const char *colon = strrchr(address, ':');
-	if (!colon || (size_t)(colon - address) >= sizeof host)
-		quit(1, "bad address %s", address);
-	snprintf(host, sizeof host, "%.*s", (int)(colon - address), address);
-	struct sockaddr_in a = {.sin_family = AF_INET, .sin_port = htons(atoi(colon + 1))};
-	inet_pton(AF_INET, host, &a.sin_addr);
-	int fd = socket(AF_INET, SOCK_STREAM, 0), one = 1;
-	if (is_server) {
-		setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
-		if (bind(fd, (struct sockaddr *)&a, sizeof a) || listen(fd, 1))
-			quit(1, "cannot listen on %s", address);
-		fd = accept(fd, NULL, NULL);
-	} else if (connect(fd, (struct sockaddr *)&a, sizeof a))
-		quit(1, "cannot connect to %s", address);
-	struct timeval t = {.tv_sec = 10};
-	setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &t, sizeof t);
-	return fd;
+	if (SSL_export_keying_material(conn, out, n, label, strlen(label), context.p, context.n, 1) != 1)
+		quit(1, "exporter");
+}
+
+static void on_write(void *conn, bytes b)
+{
+	if (SSL_write(conn, b.p, b.n) != (int)b.n)
+		quit(1, "write");
+}
+
+static void on_read(void *conn, unsigned char *out, size_t n)
+{
+	while (n) {
+		int k = SSL_read(conn, out, n);
+		if (k <= 0)
+			quit(1, "read");
+		out += k;
+		n -= k;
+	}
 }
 
 static void echo(SSL *ssl)
@@ -418,18 +396,13 @@ int main(int argc, char **argv)
 	}
 	if (argc == 3 && !strcmp(argv[1], "--appraise"))
 		return appraise(argv[2]);
-	const char *id = getenv("ATLS_INTEROP_CASE"), *role = getenv("ATLS_INTEROP_ROLE"), *address = getenv("ATLS_INTEROP_ADDRESS");
-	certs = getenv("ATLS_INTEROP_CERTS");
-	logs = getenv("ATLS_INTEROP_LOGS");
-	if (!id || !role || !address || !certs || !logs)
-		quit(1, "the environment is not that of the contract");
-	is_server = !strcmp(role, "server");
-	if (!choose(id))
+	read_environment();
+	x.is_server = is_server = !strcmp(role, "server");
+	if (!choose(case_id))
 		return UNSUPPORTED;
-	signal(SIGPIPE, SIG_IGN);
 	RAND_bytes(state.nonce, NONCE);
 	SSL *ssl = SSL_new(context());
-	SSL_set_fd(ssl, connection(address));
+	SSL_set_fd(ssl, connection(address, is_server));
 	if (!is_server) {
 		SSL_set_tlsext_host_name(ssl, "localhost");
 		SSL_set1_host(ssl, "localhost");
@@ -443,6 +416,17 @@ int main(int argc, char **argv)
 	}
 	if (ok != 1)
 		quit(1, "the handshake failed");
+	if (x.server_attests || x.client_attests) {
+		x.md = SSL_CIPHER_get_handshake_digest(SSL_get_current_cipher(ssl));
+		x.conn = ssl;
+		x.export = on_export;
+		x.write = on_write;
+		x.read = on_read;
+		const char *wrong = exchange_run(&x);
+		if (wrong)
+			quit(1, "the exchange: %s", wrong);
+		ERR_clear_error();
+	}
 	if (is_server)
 		echo(ssl);
 	else

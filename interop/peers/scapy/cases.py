@@ -9,11 +9,13 @@ WRONG = {
         "unoffered-type", "selection-trailing-byte", "in-server-hello", "unasked-answer", "unasked-evidence", "no-evidence", "second-entry", "twice",
         "malformed", "wrong-binder", "first-hello-binder", "nonce-for-binder", "wrong-role", "wrong-key", "bad-signature", "wrong-measurement",
         "debug", "bad-certificate-verify", "proposal-without-request",
+        "expat-other-context", "expat-wrong-key", "expat-wrong-measurement", "expat-malformed", "expat-no-evidence", "expat-bad-signature",
+        "expat-bad-finished", "expat-refusal",
     },
     "client": {
         "no-offer", "no-common-type", "request-no-common-type", "request-no-common-verifier", "short-nonce", "empty-list", "trailing-byte",
         "unknown-encoding", "new-nonce-after-hrr", "dropped-after-hrr", "no-evidence", "no-certificate", "unasked-evidence", "malformed",
-        "wrong-binder", "wrong-role", "wrong-key", "bad-signature", "wrong-measurement",
+        "wrong-binder", "wrong-role", "wrong-key", "bad-signature", "wrong-measurement", "expat-other-context", "expat-no-evidence",
     },
 }
 
@@ -25,6 +27,8 @@ class Plan:
         self.role = role
         self.attests = set()      # who presents evidence or results
         self.results = False      # these are results
+        self.handshake = True     # in the handshake
+        self.exchange = False     # in exported authenticators after it
         self.only = False         # in place of a certificate
         self.draft08 = False
         self.own = False          # this end's evidence is of its own making
@@ -34,6 +38,10 @@ class Plan:
         self.client_cert = False
         self.wrong = None         # the wrong move to make
         self.fails = False        # the handshake is not to succeed
+
+    def presents(self, who):
+        """Whether an end presents evidence or results in the handshake."""
+        return self.handshake and who in self.attests
 
     def other(self):
         return "server" if self.role == "client" else "client"
@@ -89,6 +97,18 @@ def plan(case, role):
             else:
                 return None
         return p
+    if head in ("expat", "combined") and rest:
+        p.exchange, p.handshake = True, head == "combined"
+        p.attests = {"server": {"server"}, "client": {"client"}, "both": {"server", "client"}}.get(rest.pop(0), set())
+        for word in rest:
+            if word in SUITES:
+                p.suite = SUITES[word]
+            elif word == "own" and role in p.attests:
+                p.own = True
+            else:
+                return None
+        p.client_cert = "client" in p.attests
+        return p if p.attests else None
     if head == "wrong" and len(rest) == 2 and rest[0] == role and rest[1] in WRONG[role]:
         p.wrong = rest[1]
         p.fails = True
@@ -101,5 +121,7 @@ def plan(case, role):
         if p.wrong in ("unasked-answer", "unasked-evidence", "proposal-without-request", "no-offer"):
             p.attests = set()
         p.retry = p.wrong.endswith("after-hrr")
+        if p.wrong.startswith("expat-"):
+            p.exchange, p.handshake, p.client_cert = True, False, role == "client"
         return p
     return None

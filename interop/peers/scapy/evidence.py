@@ -192,6 +192,16 @@ def verify_evidence(p, role, evidence, challenge, binder, spki):
     return p256(c[8][1][-2] + c[8][1][-3])
 
 
+def verify_bound(evidence, want):
+    """Checks evidence that has to carry this report data."""
+    try:
+        w = cbor2.loads(evidence)
+    except Exception as e:
+        raise Refused("not CBOR: %s" % e, 50)
+    if verify_tsm(w) != want:
+        raise Refused("report data is of another connection, request or key")
+
+
 def verify_result(p, evidence, spki):
     """Checks an EAR, and returns the key that it names."""
     w = cbor2.loads(evidence)

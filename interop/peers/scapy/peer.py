@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 import evidence
+import expat
 import tls13
 from evidence import Refused, spki_of
 from tls13 import CERTIFICATE, CERTIFICATE_REQUEST, ENCRYPTED_EXTENSIONS, Alerted, Closed, Reader, extensions, vec
@@ -46,7 +47,7 @@ def verifiers(p):
 
 def request_extension(p, nonce):
     """What the client asks of the server, if it asks."""
-    if "server" not in p.attests:
+    if not p.presents("server"):
         return []
     if p.results:
         return [(RESULTS_REQUEST, vec(1, verifiers(p)))]
@@ -67,7 +68,7 @@ def request_extension(p, nonce):
 
 def proposal_extension(p):
     """What the client offers to present, if it does."""
-    if "client" not in p.attests:
+    if not p.presents("client"):
         return []
     if p.results:
         return [(RESULTS_PROPOSAL, vec(1, verifiers(p)))]
@@ -92,7 +93,7 @@ def certificate(c, p, nonce):
     body = lambda entries: vec(1, c.request_context) + vec(3, b"".join(entries))
     if p.wrong == "unasked-evidence":
         return body([entry(der, [(EVIDENCE, evidence.make_report(bytes(64)))])]), key
-    if ROLE not in p.attests or p.wrong == "no-evidence":
+    if not p.presents(ROLE) or p.wrong == "no-evidence":
         return body([entry(der, [])]), key
     if p.wrong == "no-certificate":
         return body([]), None
@@ -148,7 +149,7 @@ def check_peer(c, p, nonce, body, verify_signature):
     if not entries:
         raise Refused("no certificate", 116)
     data, ext = entries[0]
-    if who in p.attests and p.only:
+    if p.presents(who) and p.only:
         if len(entries) != 1 or ext:
             raise Refused("evidence in place of a certificate is not alone", 47)
         if p.results:
@@ -161,7 +162,7 @@ def check_peer(c, p, nonce, body, verify_signature):
         with open(evidence.certs("ca.pem"), "rb") as f:
             evidence.verify_certificate(cert, x509.load_pem_x509_certificate(f.read()))
         cmw = ext.pop(EVIDENCE, None)
-        if who in p.attests:
+        if p.presents(who):
             if cmw is None:
                 raise Refused("there is no evidence", 40)
             if p.results:
@@ -207,11 +208,11 @@ def client(c, p):
             raise Refused("a second HelloRetryRequest", 10)
     ext = Reader(c.receive(ENCRYPTED_EXTENSIONS)[1]).extensions()
     mine = None
-    if "server" in p.attests:
+    if p.presents("server"):
         rest = selection(p, ext, RESULTS_REQUEST if p.results else EVIDENCE_REQUEST, verifiers(p) if p.results else my_type(p, "server"))
         if rest:
             raise Refused("bytes behind the selection", 50)
-    if "client" in p.attests:
+    if p.presents("client"):
         rest = selection(p, ext, RESULTS_PROPOSAL if p.results else EVIDENCE_PROPOSAL, verifiers(p) if p.results else my_type(p, "client"))
         mine = None if p.results else Reader(rest).vec(1)
     typ, body = c.receive(CERTIFICATE_REQUEST, CERTIFICATE)
@@ -222,7 +223,7 @@ def client(c, p):
     check_peer(c, p, nonce, body, c.read_certificate_verify())
     c.read_finished()
     c.server_finished()
-    if asked and (p.client_cert or "client" in p.attests or p.wrong == "unasked-evidence"):
+    if asked and (p.client_cert or p.presents("client") or p.wrong == "unasked-evidence"):
         body, key = certificate(c, p, mine)
         c.send(CERTIFICATE, body)
         if key is not None:
@@ -232,6 +233,8 @@ def client(c, p):
     c.send_finished()
     c.write_with(c.application["client"])
     c.read_with(c.application["server"])
+    if p.exchange:
+        expat.Exchange(c, p, credential).run()
     if p.fails:
         c.read_data()
         return
@@ -267,7 +270,7 @@ def server(c, p):
             if ext.get(t) != again.get(t):
                 raise Refused("an offer has changed after HelloRetryRequest", 47)
     answers, hello, theirs, nonce = [], [], None, os.urandom(64)
-    if "server" in p.attests:
+    if p.presents("server"):
         typ, what = (RESULTS_REQUEST, verifiers(p)) if p.results else (EVIDENCE_REQUEST, my_type(p, "server"))
         rest = parse_offer(p, ext, typ, what)
         theirs = None if p.results else Reader(rest).vec(1)
@@ -276,7 +279,7 @@ def server(c, p):
         if p.wrong == "selection-trailing-byte":
             what += b"\0"
         (hello if p.wrong == "in-server-hello" else answers).append((typ, what))
-    if "client" in p.attests or p.wrong == "proposal-without-request":
+    if p.presents("client") or p.wrong == "proposal-without-request":
         typ, what = (RESULTS_PROPOSAL, verifiers(p)) if p.results else (EVIDENCE_PROPOSAL, my_type(p, "client"))
         parse_offer(p, ext, typ, what)
         answers.append((typ, what if p.results else what + vec(1, nonce)))
@@ -284,7 +287,7 @@ def server(c, p):
         answers.append((EVIDENCE_REQUEST, evidence_type(1, evidence.TSM)))
     c.send_server_hello(suite, group, hello)
     c.send(ENCRYPTED_EXTENSIONS, extensions(answers))
-    asks = p.client_cert or "client" in p.attests
+    asks = p.client_cert and not p.exchange or p.presents("client")
     if asks:
         schemes = vec(2, b"".join(s.to_bytes(2, "big") for s in tls13.SIGNATURES))
         c.send(CERTIFICATE_REQUEST, vec(1, b"") + extensions([(13, schemes)]))
@@ -300,6 +303,8 @@ def server(c, p):
         check_peer(c, p, nonce, body, c.read_certificate_verify())
     c.read_finished()
     c.read_with(c.application["client"])
+    if p.exchange:
+        expat.Exchange(c, p, credential).run()
     while True:
         try:
             data = c.read_data()

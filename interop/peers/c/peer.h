@@ -39,6 +39,32 @@ bytes cmw_own(const unsigned char report_data[REPORT_DATA]);
 /* appraise answers a request of the fork about such evidence, on standard input. */
 int appraise(const char *key);
 
+/* cmw_tdx has the hardware quote report data. */
+bytes cmw_tdx(const unsigned char report_data[REPORT_DATA]);
+
+/* expat.c: the exchange of authenticators. */
+typedef struct {
+	int is_server, server_attests, client_attests;
+	int own;    /* this end's evidence is of its own making */
+	int aes256; /* the case wants SHA-384 */
+	const EVP_MD *md;
+	void *conn;
+	void (*export)(void *conn, const char *label, bytes context, unsigned char *out, size_t n);
+	void (*write)(void *conn, bytes b);
+	void (*read)(void *conn, unsigned char *out, size_t n); /* exactly n bytes */
+} exchange;
+
+/* exchange_case reads a case, and returns 0 if it is none of exchanges. is_server is set. */
+int exchange_case(exchange *x, const char *id);
+const char *exchange_run(exchange *x);
+
+/* net.c */
+int connection(const char *address, int is_server);
+void read_environment(void);
+extern const char *case_id, *role, *address, *certs, *logs;
+/* keep adds a line to keys.log. */
+void keep(const char *line);
+
 #define TSM_TYPE "application/vnd.veraison.tsm-report+cbor"
 #define OWN_TYPE "application/vnd.atls.interop-own"
 #define VERIFIER_ID "https://softtee.invalid/insecure-verifier"

@@ -235,6 +235,21 @@ static size_t cbor_put(unsigned char *out, int major, size_t n)
 	return 3;
 }
 
+/* cmw writes the record [type, value, evidence]. */
+static bytes cmw(unsigned char *out, const char *type, bytes value)
+{
+	unsigned char *p = out;
+	*p++ = CBOR_ARRAY << 5 | 3;
+	p += cbor_put(p, CBOR_TEXT, strlen(type));
+	memcpy(p, type, strlen(type));
+	p += strlen(type);
+	p += cbor_put(p, CBOR_BYTES, value.n);
+	memcpy(p, value.p, value.n);
+	p += value.n;
+	*p++ = 4;
+	return (bytes){out, p - out};
+}
+
 static EVP_PKEY *private_key(const char *path)
 {
 	BIO *pem = BIO_new_file(path, "r");
@@ -244,25 +259,61 @@ static EVP_PKEY *private_key(const char *path)
 	return key;
 }
 
+/* hardware asks the TEE for a quote, and returns its length. */
+static size_t hardware(const unsigned char report_data[REPORT_DATA], unsigned char *out, size_t max)
+{
+	static char line[1 << 16];
+	FILE *tee = fdopen(connection(getenv("ATLS_INTEROP_TEE"), 0), "r+");
+	fputs("tdx ", tee);
+	for (int i = 0; i < REPORT_DATA; i++)
+		fprintf(tee, "%02x", report_data[i]);
+	fputs("\n", tee);
+	fflush(tee);
+	if (!fgets(line, sizeof line, tee))
+		quit(1, "the TEE does not answer");
+	fclose(tee);
+	size_t n = strcspn(line, "\n"), pad = 0;
+	while (n && line[n - 1 - pad] == '=')
+		pad++;
+	int k = n / 4 * 3 <= max ? EVP_DecodeBlock(out, (unsigned char *)line, n) : -1;
+	if (k <= 0)
+		quit(1, "the TEE answers %.100s", line);
+	return k - pad;
+}
+
+bytes cmw_tdx(const unsigned char report_data[REPORT_DATA])
+{
+	static unsigned char out[1 << 16];
+	unsigned char quote[1 << 14], report[(1 << 14) + 64], *p = report;
+	size_t n = hardware(report_data, quote, sizeof quote);
+	*p++ = CBOR_MAP << 5 | 2; /* {"outblob": quote, "provider": "tdx_guest"} */
+	p += cbor_put(p, CBOR_TEXT, 7);
+	memcpy(p, "outblob", 7);
+	p += 7;
+	p += cbor_put(p, CBOR_BYTES, n);
+	memcpy(p, quote, n);
+	p += n;
+	p += cbor_put(p, CBOR_TEXT, 8);
+	memcpy(p, "provider", 8);
+	p += 8;
+	p += cbor_put(p, CBOR_TEXT, 9);
+	memcpy(p, "tdx_guest", 9);
+	p += 9;
+	return cmw(out, TSM_TYPE, (bytes){report, p - report});
+}
+
 bytes cmw_own(const unsigned char report_data[REPORT_DATA])
 {
 	static unsigned char out[512];
-	unsigned char sig[80], *p = out;
+	unsigned char sig[80], value[REPORT_DATA + sizeof sig];
 	size_t n = sizeof sig;
 	EVP_MD_CTX *c = EVP_MD_CTX_new();
 	if (EVP_DigestSignInit(c, NULL, EVP_sha256(), NULL, private_key(in_certs("peer-tee.key", ""))) != 1 ||
 	    EVP_DigestSign(c, sig, &n, report_data, REPORT_DATA) != 1)
 		quit(1, "cannot sign evidence");
-	*p++ = CBOR_ARRAY << 5 | 3;
-	p += cbor_put(p, CBOR_TEXT, strlen(OWN_TYPE));
-	memcpy(p, OWN_TYPE, strlen(OWN_TYPE));
-	p += strlen(OWN_TYPE);
-	p += cbor_put(p, CBOR_BYTES, REPORT_DATA + n);
-	memcpy(p, report_data, REPORT_DATA);
-	memcpy(p + REPORT_DATA, sig, n);
-	p += REPORT_DATA + n;
-	*p++ = 4; /* evidence */
-	return (bytes){out, p - out};
+	memcpy(value, report_data, REPORT_DATA);
+	memcpy(value + REPORT_DATA, sig, n);
+	return cmw(out, OWN_TYPE, (bytes){value, REPORT_DATA + n});
 }
 
 /* member returns a base64 member of a flat JSON object, decoded. */
