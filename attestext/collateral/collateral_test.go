@@ -287,6 +287,9 @@ func TestBadAnswersAreRefusedAndReplaceNothing(t *testing.T) {
 		{"expired", func(s *service) {
 			s.tdx = softtee.CollateralOptions{Now: testTime.AddDate(0, 0, -60), NextUpdate: testTime.AddDate(0, 0, -30)}
 		}, "expired"},
+		{"older", func(s *service) {
+			s.tdx = softtee.CollateralOptions{Now: testTime.Add(-time.Second)}
+		}, ""},
 		{"signed by another", func(s *service) { s.seed = "other" }, "signer"},
 		{"signer is revoked", func(s *service) { s.tdx.RevokeTCBSigning = true }, "revoked"},
 		{"authority is revoked", func(s *service) { s.tdx.RevokePlatformCA = true }, "revoked"},
@@ -306,7 +309,12 @@ func TestBadAnswersAreRefusedAndReplaceNothing(t *testing.T) {
 			s.set(c.bad)
 			src := source(t, s, clk, nil, nil)
 			_, err := src.TDX(t.Context(), fmspc, nil)
-			if attestext.Class(err) != attestext.ErrUnavailable || !strings.Contains(err.Error(), c.say) {
+			switch {
+			case c.name == "older": // than nothing
+				if err != nil {
+					t.Error(err)
+				}
+			case attestext.Class(err) != attestext.ErrUnavailable || !strings.Contains(err.Error(), c.say):
 				t.Errorf("got %v", err)
 			}
 

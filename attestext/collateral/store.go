@@ -11,8 +11,9 @@ import (
 
 // A store keeps one kind of collateral by key, and fetches each at most once at a time.
 type store[T any] struct {
-	s   *Source
-	tee string
+	s     *Source
+	tee   string
+	older func(v, than T) bool // v was issued before than
 
 	mu    sync.Mutex
 	items map[string]*item[T]
@@ -39,8 +40,8 @@ type flight struct {
 	err  error // once done is closed
 }
 
-func newStore[T any](s *Source, tee string) *store[T] {
-	return &store[T]{s: s, tee: tee, items: make(map[string]*item[T]), order: list.New()}
+func newStore[T any](s *Source, tee string, older func(v, than T) bool) *store[T] {
+	return &store[T]{s: s, tee: tee, older: older, items: make(map[string]*item[T]), order: list.New()}
 }
 
 // A fetchFunc fetches a value and says when it expires.
@@ -155,12 +156,15 @@ func (st *store[T]) start(it *item[T], key string, fetch fetchFunc[T]) bool {
 		begun := time.Now()
 		v, expires, err := st.run(fetch)
 		now := st.s.conf.Now()
+		st.mu.Lock()
+		it.flight = nil
+		if err == nil && it.have && st.older(v, it.value) {
+			err = unavailable("what was fetched for %s is older than what there is", key)
+		}
 		outcome := Fetched
 		if err != nil {
 			outcome = Failed
 		}
-		st.mu.Lock()
-		it.flight = nil
 		if err == nil {
 			it.value, it.have, it.fetched, it.expires, it.err = v, true, now, expires, nil
 		} else {
