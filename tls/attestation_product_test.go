@@ -180,7 +180,8 @@ func productExpected(server, client productDirection) productOutcome {
 // both or neither attest, in each model, with each credential and under each
 // binding rule, either end's settings chosen apart from the other's and one
 // direction's apart from the other's, over TCP and QUIC, with and without a
-// HelloRetryRequest.
+// HelloRetryRequest; and then each of the modes after the handshake, over the fork and
+// over crypto/tls, and by package exportedauth over QUIC.
 //
 // Requirements: 4-2, 5-1, 6.2-1, 6.2-2, 6.2.1-2, 6.2.1-3.
 // Requirements: 8.1.1-1, 8.1.2-1, 8.1.2-3, 8.2.1-1, 8.2.2-1, 8.2.2-3.
@@ -208,6 +209,14 @@ func TestEveryMode(t *testing.T) {
 				cells, accepted = cells+n, accepted+ok
 			})
 		}
+	})
+	t.Run("after the handshake", func(t *testing.T) {
+		n, ok := productAfterHandshake(t)
+		if want := 3*9*9*2 + 2*9*3*2 + 3*9*2; n != want {
+			t.Errorf("%d cells, want %d", n, want)
+		}
+		t.Logf("%d cells, %d accepted and %d refused as the rules say", n, ok, n-ok)
+		t.Attr("cells", strconv.Itoa(n))
 	})
 	settings := len(productKinds) * len(productBindings)
 	direction := 1 + len(productModels)*settings*settings
