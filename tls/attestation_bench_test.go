@@ -2,6 +2,7 @@ package tls
 
 import (
 	"crypto/ecdsa"
+	"crypto/x509"
 	"net"
 	"runtime"
 	"slices"
@@ -41,6 +42,13 @@ func BenchmarkAttestedHandshake(b *testing.B) {
 		{"mutual", &AttestationConfig{Attester: tee, Verifier: tee}, &AttestationConfig{Attester: tee, Verifier: tee}, true},
 		{"mutual-passport", &AttestationConfig{Results: results, ResultsVerifier: results}, &AttestationConfig{Results: results, ResultsVerifier: results}, true},
 		{"mutual-evidence-passport", &AttestationConfig{ResultsVerifier: results, Attester: tee}, &AttestationConfig{Results: results, Verifier: tee}, true},
+		{"post-handshake", &AttestationConfig{Mode: PostHandshake, Verifier: tee}, &AttestationConfig{Mode: PostHandshake, Attester: tee}, false},
+		{"post-handshake-leading", &AttestationConfig{Mode: PostHandshake, Carriage: CarriageLeading, Verifier: tee}, &AttestationConfig{Mode: PostHandshake, Attester: tee}, false},
+		{"post-handshake-client", &AttestationConfig{Mode: PostHandshake, Attester: tee}, &AttestationConfig{Mode: PostHandshake, Verifier: tee}, true},
+		{"post-handshake-mutual", &AttestationConfig{Mode: PostHandshake, Attester: tee, Verifier: tee}, &AttestationConfig{Mode: PostHandshake, Attester: tee, Verifier: tee}, true},
+		{"post-handshake-passport", &AttestationConfig{Mode: PostHandshake, ResultsVerifier: results}, &AttestationConfig{Mode: PostHandshake, Results: results}, false},
+		{"combined", &AttestationConfig{Mode: Combined, Verifier: tee}, &AttestationConfig{Mode: Combined, Attester: tee}, false},
+		{"combined-mutual", &AttestationConfig{Mode: Combined, Attester: tee, Verifier: tee}, &AttestationConfig{Mode: Combined, Attester: tee, Verifier: tee}, true},
 	} {
 		b.Run(mode.name, func(b *testing.B) {
 			client, server := attestConfigs()
@@ -60,8 +68,8 @@ func BenchmarkAttestedHandshake(b *testing.B) {
 			var plain, attested cost
 			var ratios []float64
 			for b.Loop() {
-				p := measure(func() int64 { return benchHandshake(b, ln, client, server) })
-				a := measure(func() int64 { return benchHandshake(b, ln, attestedClient, attestedServer) })
+				p := measure(func() *countingConn { return benchHandshake(b, ln, client, server) })
+				a := measure(func() *countingConn { return benchHandshake(b, ln, attestedClient, attestedServer) })
 				plain.add(p)
 				attested.add(a)
 				ratios = append(ratios, float64(a.time)/float64(p.time))
@@ -74,6 +82,8 @@ func BenchmarkAttestedHandshake(b *testing.B) {
 			b.ReportMetric(float64(plain.time.Microseconds())/n, "µs/plain")
 			b.ReportMetric(float64(attested.bytes)/n, "wire-B/attested")
 			b.ReportMetric(float64(plain.bytes)/n, "wire-B/plain")
+			b.ReportMetric(float64(attested.trips)/n, "trips/attested")
+			b.ReportMetric(float64(plain.trips)/n, "trips/plain")
 			b.ReportMetric(0, "ns/op") // a pair is nothing that anybody runs
 		})
 	}
@@ -84,26 +94,28 @@ type cost struct {
 	time   time.Duration
 	allocs uint64
 	bytes  int64
+	trips  int64 // how often the client waits for the server
 }
 
 func (c *cost) add(d cost) {
 	c.time += d.time
 	c.allocs += d.allocs
 	c.bytes += d.bytes
+	c.trips += d.trips
 }
 
-func measure(f func() int64) cost {
+func measure(f func() *countingConn) cost {
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
 	start := time.Now()
-	n := f()
+	conn := f()
 	d := time.Since(start)
 	runtime.ReadMemStats(&after)
-	return cost{d, after.Mallocs - before.Mallocs, n}
+	return cost{d, after.Mallocs - before.Mallocs, conn.n, conn.trips}
 }
 
-// benchHandshake runs one handshake over ln and returns how many bytes it took.
-func benchHandshake(b *testing.B, ln net.Listener, client, server *Config) int64 {
+// benchHandshake runs one handshake over ln and returns the client's connection.
+func benchHandshake(b *testing.B, ln net.Listener, client, server *Config) *countingConn {
 	done := make(chan error, 1)
 	go func() {
 		s, err := ln.Accept()
@@ -126,23 +138,74 @@ func benchHandshake(b *testing.B, ln net.Listener, client, server *Config) int64
 	if err := <-done; err != nil {
 		b.Fatal(err)
 	}
-	return counted.n
+	return counted
 }
 
-// countingConn counts bytes both ways.
+// countingConn counts bytes both ways, and how often something is read after
+// something was written.
 type countingConn struct {
 	net.Conn
-	n int64
+	n, trips int64
+	wrote    bool
 }
 
 func (c *countingConn) Read(b []byte) (int, error) {
+	if c.wrote {
+		c.trips++
+		c.wrote = false
+	}
 	n, err := c.Conn.Read(b)
 	c.n += int64(n)
 	return n, err
 }
 
 func (c *countingConn) Write(b []byte) (int, error) {
+	c.wrote = true
 	n, err := c.Conn.Write(b)
 	c.n += int64(n)
 	return n, err
+}
+
+// BenchmarkReusedCertificate compares what an exchange does with a chain that the
+// handshake has accepted with what it would do without.
+func BenchmarkReusedCertificate(b *testing.B) {
+	client, server := exchanging(Combined)
+	onlyServerAttests(client, server)
+	c, _ := established(b, client, server)
+	chain := c.peerCertificates
+	for name, verify := range map[string]func([]*x509.Certificate) error{"reused": c.attestVerifyChain, "again": c.attestVerifyChainAgain} {
+		b.Run(name, func(b *testing.B) {
+			for b.Loop() {
+				if err := verify(chain); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+// BenchmarkReattest is a round of re-attestation on a connection in use: its time at
+// the end that asks, and its bytes.
+func BenchmarkReattest(b *testing.B) {
+	client, server := reattesting()
+	tee := &stubTEE{padding: evidencePadding}
+	client.Attestation.Verifier, server.Attestation.Attester = tee, tee
+	cc, sc := localPipe(b)
+	defer cc.Close()
+	defer sc.Close()
+	counted := &countingConn{Conn: cc}
+	c, s := Client(counted, client), Server(sc, server)
+	echo(s)
+	if err := c.Handshake(); err != nil {
+		b.Fatal(err)
+	}
+	before := counted.n
+	n := 0
+	for b.Loop() {
+		if err := c.Reattest(b.Context()); err != nil {
+			b.Fatal(err)
+		}
+		n++
+	}
+	b.ReportMetric(float64(counted.n-before)/float64(n), "wire-B/op")
 }

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/attestedtls/atls/attestext"
+	"github.com/attestedtls/atls/internal/fuzzbound"
 	"github.com/attestedtls/atls/tls/exportedauth"
 )
 
@@ -1202,3 +1203,65 @@ func TestApplicationDataBeforeTheAuthenticatorIsRefused(t *testing.T) {
 		}
 	}
 }
+
+// FuzzPostHandshakeMessages has both ends read what comes in handshake records after the
+// handshake, while a request of theirs waits for its answer.
+func FuzzPostHandshakeMessages(f *testing.F) {
+	client, server := reattesting()
+	c, s := established(f, client, server)
+	p := newTalk(f, s)
+	r, err := c.attest.live.session.RequestAttestation(c.attestAuthenticators(&attestExchange{c: c}, c.attestVerifyChainAgain))
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(true, r.Bytes())
+	if r, err = p.session.ReadRequest(r.Bytes()); err != nil {
+		f.Fatal(err)
+	}
+	b, err := p.session.Attest(context.Background(), r, p.conf)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(false, b)
+	f.Add(false, split(b)[2])
+	f.Fuzz(func(t *testing.T, toServer bool, b []byte) {
+		defer fuzzbound.Check(t, len(b))()
+		from := c
+		if toServer {
+			from = s
+		}
+		conn := &Conn{conn: deadConn{}, isClient: from.isClient, config: from.config, vers: VersionTLS13, haveVers: true, cipherSuite: from.cipherSuite, ekm: from.ekm}
+		session, err := conn.attestSession()
+		if err != nil {
+			t.Fatal(err)
+		}
+		conn.attest.live.init(session)
+		conn.isHandshakeComplete.Store(true)
+		conn.out.err = errDown // nothing of what it says is wanted
+		round := &attestRound{make(chan []byte, 1)}
+		conn.attest.live.pending = round
+		conn.in.Lock()
+		defer conn.in.Unlock()
+		conn.hand.Write(b)
+		for conn.hand.Len() > 0 {
+			if b[len(b)-conn.hand.Len()] == typeKeyUpdate { // which is upstream's, and wants keys
+				return
+			}
+			if err := conn.handlePostHandshakeMessage(); err != nil {
+				break
+			}
+		}
+		if n := len(conn.attest.live.parts); n > len(b) {
+			t.Errorf("%d bytes are kept of %d", n, len(b))
+		}
+	})
+}
+
+// deadConn is a connection that has ended.
+type deadConn struct{ net.Conn }
+
+func (deadConn) Read([]byte) (int, error)         { return 0, io.EOF }
+func (deadConn) Write(b []byte) (int, error)      { return len(b), nil }
+func (deadConn) SetReadDeadline(time.Time) error  { return nil }
+func (deadConn) SetWriteDeadline(time.Time) error { return nil }
+func (deadConn) Close() error                     { return nil }
