@@ -7,6 +7,7 @@ import (
 	"errors"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -18,6 +19,7 @@ import (
 	"github.com/attestedtls/atls/attestext/epoch"
 	"github.com/attestedtls/atls/attestext/policy"
 	"github.com/attestedtls/atls/attestext/softtee"
+	"github.com/attestedtls/atls/attestext/tdx"
 	"github.com/attestedtls/atls/attestext/tsm"
 	"github.com/attestedtls/atls/attestext/verifier"
 )
@@ -233,8 +235,9 @@ func (f *flaky) count() int {
 func TestKeyTierRenewsInTimeAndFailsClosed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
-		q, failed := &flaky{}, 0
-		k, err := attester.NewKeyTier(q, &attester.KeyTierOptions{MaxAge: 16 * time.Minute, Failed: func(error) { failed++ }})
+		q := &flaky{}
+		var failed atomic.Int32
+		k, err := attester.NewKeyTier(q, &attester.KeyTierOptions{MaxAge: 16 * time.Minute, Failed: func(error) { failed.Add(1) }})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -286,7 +289,7 @@ func TestKeyTierRenewsInTimeAndFailsClosed(t *testing.T) {
 		time.Sleep(16*time.Minute - 1)
 		synctest.Wait()
 		attest("") // the second quote is not too old yet
-		if failed == 0 {
+		if failed.Load() == 0 {
 			t.Error("nobody was told of failures")
 		}
 		time.Sleep(1)
@@ -391,6 +394,7 @@ func BenchmarkTier(b *testing.B) {
 // this machine, the relying party's verification of each quote included.
 func BenchmarkTierHandshake(b *testing.B) {
 	v := withPolicy(b, epoch.Keys{issuer(b, 1, testTime).Public()}, func(p *policy.Policy) { p.MaxQuoteAge = policy.Duration(time.Hour) })
+	v.TDXCache = tdx.NewCache(0)
 	for name, a := range tiers(b) {
 		b.Run(name, func(b *testing.B) {
 			client, server := configs(&direction{attestext.RoleServer, attestext.CertAttestation, attestext.BindingHardened, a, v})
