@@ -163,6 +163,8 @@ const (
 	ContentFormatEATJWT  = 264 // application/eat+jwt
 	ContentFormatCMWCBOR = 273 // application/cmw+cbor: any Evidence in a CMW
 	ContentFormatCMWJSON = 274 // application/cmw+json: any Evidence in a CMW
+	ContentFormatCMWCOSE = 275 // application/cmw+cose: any Evidence in a signed CMW
+	ContentFormatCMWJWS  = 276 // application/cmw+jws: any Evidence in a signed CMW
 )
 
 // Equal reports whether f and g name the same format. Media types are compared
@@ -199,6 +201,19 @@ func (f EvidenceFormat) IsAny() bool {
 	}
 	t, params, _ := strings.Cut(f.MediaType, ";")
 	return strings.TrimSpace(params) == "" && isType(t, "application/cmw+cbor", "application/cmw+json")
+}
+
+// IsSignedAny reports whether f stands for any format in a signed wrapper (RFC 9999,
+// section 4): in COSE_Sign1, which is then cose, or in a JWS.
+func (f EvidenceFormat) IsSignedAny() (cose, jws bool) {
+	if f.MediaType == "" {
+		return f.ContentFormat == ContentFormatCMWCOSE, f.ContentFormat == ContentFormatCMWJWS
+	}
+	t, params, _ := strings.Cut(f.MediaType, ";")
+	if strings.TrimSpace(params) != "" {
+		return false, false
+	}
+	return isType(t, "application/cmw+cose"), isType(t, "application/cmw+jws")
 }
 
 // isType reports whether t, a type and subtype, is one of names. It is asked in each

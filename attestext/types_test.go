@@ -60,3 +60,19 @@ func TestTPMQuoteMayBeAReport(t *testing.T) {
 		t.Errorf("%v carries a hash of report data", f)
 	}
 }
+
+func TestSignedWrapperMeansAnyFormatInside(t *testing.T) {
+	for f, want := range map[EvidenceFormat][2]bool{
+		{ContentFormat: 275}:                   {true, false},
+		{ContentFormat: 276}:                   {false, true},
+		{ContentFormat: 273}:                   {},
+		{MediaType: "application/CMW+cose"}:    {true, false},
+		{MediaType: "application/cmw+jws ;"}:   {false, true},
+		{MediaType: "application/cmw+jws;x=y"}: {},
+		{MediaType: "application/cmw+cbor"}:    {},
+	} {
+		if cose, jws := f.IsSignedAny(); [2]bool{cose, jws} != want || f.IsAny() && (cose || jws) {
+			t.Errorf("%v: %v, %v", f, cose, jws)
+		}
+	}
+}

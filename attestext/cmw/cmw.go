@@ -222,7 +222,7 @@ func (c *CMW) Single(want Indicator) (*Record, error) {
 	if len(found) != 1 {
 		return nil, attestext.Errorf(attestext.ErrWrongType, op, "%v has %d records of %v, want one", c.Form, len(found), want)
 	}
-	if found[0].Format.IsAny() {
+	if cose, jws := found[0].Format.IsSignedAny(); cose || jws || found[0].Format.IsAny() {
 		return nil, attestext.Errorf(attestext.ErrWrongType, op, "record holds another wrapper")
 	}
 	return found[0], nil

@@ -16,8 +16,8 @@ import (
 // neither the indicator's absence nor the content format apart from its name.
 // The tests hold the two against each other on what both accept.
 
-// errSigned refuses the forms of RFC 9999, section 4.
-var errSigned = errors.New("signed CMW (COSE_Sign1 or JWS) is not supported yet")
+// errSigned refuses the forms of RFC 9999, section 4, which package signed reads.
+var errSigned = errors.New("signed CMW (COSE_Sign1 or JWS) where an unsigned one is wanted")
 
 // Parse decodes a wrapper of any unsigned form; its first byte tells which. The
 // result shares no memory with b.
@@ -30,7 +30,7 @@ var errSigned = errors.New("signed CMW (COSE_Sign1 or JWS) is not supported yet"
 // lengths, which Parse refuses: they give one wrapper many encodings.
 //
 // Values are not looked into. Every error wraps [attestext.ErrMalformed]. The
-// signed forms, COSE_Sign1 and JWS, are recognised and refused.
+// signed forms, COSE_Sign1 and JWS, are recognised and refused: see package signed.
 func Parse(b []byte) (*CMW, error) {
 	c, err := parse(b)
 	if err != nil {

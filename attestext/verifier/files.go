@@ -2,6 +2,7 @@ package verifier
 
 import (
 	"bytes"
+	"crypto"
 	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
@@ -9,6 +10,7 @@ import (
 	"fmt"
 
 	"github.com/attestedtls/atls/attestext"
+	"github.com/attestedtls/atls/attestext/cmw/signed"
 	"github.com/attestedtls/atls/attestext/internal/strictjson"
 	"github.com/attestedtls/atls/attestext/sevsnp"
 	"github.com/attestedtls/atls/attestext/tdx"
@@ -19,11 +21,12 @@ import (
 // PKI (ARK-Milan, and SEV-Milan and the like below it) are for SEV-SNP, and
 // all others for TDX. Blocks of the types that [tpm.Trust] reads are for TPMs. A TEE
 // that has nothing among them is not trusted at all: its roots come out empty, and
-// not as nil.
+// not as nil. Blocks PUBLIC KEY are for WrapperKeys.
 func (l *Local) SetRoots(data []byte) error {
 	intel, n := x509.NewCertPool(), 0
 	var amd []*x509.Certificate
 	tpms := &tpm.Trust{}
+	var signers []crypto.PublicKey
 	for rest := data; ; {
 		var block *pem.Block
 		if block, rest = pem.Decode(rest); block == nil {
@@ -33,6 +36,17 @@ func (l *Local) SetRoots(data []byte) error {
 			if err := tpms.AddPEM(block); err != nil {
 				return fmt.Errorf("parse trusted roots: %w", err)
 			}
+			n++
+		}
+		if block.Type == "PUBLIC KEY" {
+			k, err := x509.ParsePKIXPublicKey(block.Bytes)
+			if err != nil {
+				return fmt.Errorf("parse trusted roots: %w", err)
+			}
+			if !signed.Usable(k) {
+				return fmt.Errorf("parse trusted roots: a %T cannot sign wrappers here: want P-256, P-384 or Ed25519", k)
+			}
+			signers = append(signers, k)
 			n++
 		}
 		if block.Type != "CERTIFICATE" {
@@ -55,7 +69,7 @@ func (l *Local) SetRoots(data []byte) error {
 	if err != nil {
 		return fmt.Errorf("parse trusted roots: %w", err)
 	}
-	l.TDXRoots, l.SNPRoots, l.TPM = intel, roots, nil
+	l.TDXRoots, l.SNPRoots, l.TPM, l.WrapperKeys = intel, roots, nil, signers
 	if !tpms.Empty() {
 		l.TPM = tpms
 	}

@@ -5,6 +5,7 @@ package verifier
 
 import (
 	"context"
+	"crypto"
 	"crypto/x509"
 	"encoding/hex"
 	"errors"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/attestedtls/atls/attestext"
 	"github.com/attestedtls/atls/attestext/cmw"
+	"github.com/attestedtls/atls/attestext/cmw/signed"
 	"github.com/attestedtls/atls/attestext/eat"
 	"github.com/attestedtls/atls/attestext/eventlog"
 	"github.com/attestedtls/atls/attestext/internal/binding"
@@ -60,6 +62,12 @@ type Local struct {
 	TDXCache *tdx.Cache
 	SNPCache *sevsnp.Cache
 
+	// WrapperKeys are whose signatures of wrappers (RFC 9999, section 4) are trusted:
+	// P-256, P-384 or Ed25519. A wrapper that is signed by none of them is refused; one
+	// that is not signed at all is accepted as ever, since the signature adds nothing to
+	// the evidence inside.
+	WrapperKeys []crypto.PublicKey
+
 	// Policy says which evidence is acceptable. nil asks for genuine hardware,
 	// current and not under debug, and compares no measurement: the verdict is
 	// then "warning".
@@ -89,10 +97,11 @@ const opAppraise = "appraise evidence"
 
 // Formats lists what Appraise reads: a TSM report in CBOR, in JSON and under its
 // older name, a TPM quote where keys of TPMs are trusted, and a bundle, which alone
-// can stand in place of a certificate.
+// can stand in place of a certificate. Where WrapperKeys are set, signed wrappers with any
+// of these come last.
 func (l *Local) Formats(kind attestext.CredentialKind) []attestext.EvidenceFormat {
 	if kind == attestext.AttestationOnly {
-		return []attestext.EvidenceFormat{eat.BundleFormat}
+		return l.signedFormats([]attestext.EvidenceFormat{eat.BundleFormat})
 	}
 	formats := []attestext.EvidenceFormat{
 		tsm.FormatCBOR,
@@ -102,7 +111,7 @@ func (l *Local) Formats(kind attestext.CredentialKind) []attestext.EvidenceForma
 	if !l.TPM.Empty() {
 		formats = append(formats, tpm.Format)
 	}
-	return append(formats, eat.BundleFormat)
+	return l.signedFormats(append(formats, eat.BundleFormat))
 }
 
 // Appraise appraises ev as the Attester of this module makes it.
@@ -128,6 +137,14 @@ func (l *Local) Appraise(ctx context.Context, ev *attestext.Evidence, expected *
 		return nil, attestext.Errorf(attestext.ErrWrongType, opAppraise, "evidence is wanted, not what the %v model has", expected.Model)
 	}
 	l = l.within(ctx)
+	if signed.Is(ev.CMW) || signed.FormOf(ev.Type.Format) != 0 {
+		return l.appraiseSigned(ev, expected)
+	}
+	return l.appraiseWrapper(ev, expected)
+}
+
+// appraiseWrapper appraises what is in a wrapper that is not signed.
+func (l *Local) appraiseWrapper(ev *attestext.Evidence, expected *attestext.Challenge) (*attestext.Appraisal, error) {
 	w, err := cmw.Parse(ev.CMW)
 	if err != nil {
 		return nil, err

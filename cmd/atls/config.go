@@ -18,6 +18,7 @@ import (
 
 	"github.com/attestedtls/atls/attestext"
 	"github.com/attestedtls/atls/attestext/attester"
+	"github.com/attestedtls/atls/attestext/cmw/signed"
 	"github.com/attestedtls/atls/attestext/configfs"
 	"github.com/attestedtls/atls/attestext/ear"
 	"github.com/attestedtls/atls/attestext/execplugin"
@@ -244,8 +245,20 @@ func (f *connFlags) quoting(q attester.Quoter, formats []attestext.EvidenceForma
 	return f.narrowed(attester.New(q), formats)
 }
 
-// narrowed returns a, narrowed to formats if there are some.
-func (f *connFlags) narrowed(a *attester.Attester, formats []attestext.EvidenceFormat) (attestext.Attester, error) {
+// narrowed returns a, whose wrappers are signed if --wrapper-key says so, narrowed to
+// formats if there are some.
+func (f *connFlags) narrowed(unsigned *attester.Attester, formats []attestext.EvidenceFormat) (attestext.Attester, error) {
+	var a attestext.Attester = unsigned
+	if f.wrapperKey != "" {
+		key, err := readKey("wrapper-key", f.wrapperKey)
+		if err != nil {
+			return nil, err
+		}
+		if !signed.Usable(key.Public()) {
+			return nil, usagef("P-256, P-384 and Ed25519 can", "--wrapper-key: a %T cannot sign wrappers", key)
+		}
+		a = signed.NewAttester(unsigned, key, nil)
+	}
 	if len(formats) == 0 {
 		return a, nil
 	}

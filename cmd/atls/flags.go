@@ -51,6 +51,8 @@ Flags:
                                 verifier said before (passport)
     --ak-chain FILE             with tpm: the certificate of its attestation key, and the
                                 authorities below the root, in PEM
+    --wrapper-key FILE          sign the wrapper of the evidence with this key, in PEM; the
+                                peer has to have its PUBLIC KEY among its --trust-roots
     --verify HOW                have the peer attest, and appraise it: local, exec:COMMAND,
                                 veraison:URL, which asks an appraisal service, or
                                 results, which asks for such a result (passport)
@@ -72,7 +74,8 @@ Flags:
     --trust-roots FILE          roots of the peer's TEE in PEM (default Intel's and
                                 AMD's). One file may hold those of both; a TEE that
                                 has none in it is not trusted. Blocks TPM ENROLLED KEY and
-                                TPM AK ROOT CERTIFICATE are for TPMs. With --verify results the
+                                TPM AK ROOT CERTIFICATE are for TPMs, and PUBLIC KEY for
+                                signers of wrappers. With --verify results the
                                 keys of verifiers, in JSON, or in PEM or as a JWK
                                 with one --verifier-id; with --verify veraison the service's
                                 key, in PEM or as a JWK (default its own word)
@@ -98,7 +101,8 @@ type connFlags struct {
 	allowAttestationOnly           bool
 	attestedKey                    string
 	peerAttestedKey                bool
-	attest, verify, akChain        string
+	attest, verify                 string
+	akChain, wrapperKey            string
 	evidenceTypes, verifierIDs     []string
 	policy, trustRoots, collateral string
 	collateralEndpoint             string
@@ -189,6 +193,7 @@ func (f *connFlags) register(fs *flag.FlagSet) {
 	fs.StringVar(&f.refreshFrom, "refresh-from", "", "")
 	fs.StringVar(&f.refreshWith, "refresh-with", "", "")
 	fs.StringVar(&f.akChain, "ak-chain", "", "")
+	fs.StringVar(&f.wrapperKey, "wrapper-key", "", "")
 	fs.StringVar(&f.verify, "verify", "", "")
 	fs.StringVar(&f.peer, "peer", "", "")
 	fs.Func("evidence-type", "", appendTo(&f.evidenceTypes))
@@ -261,6 +266,8 @@ func (f *connFlags) check() error {
 		return usagef("leave --mode out", "--mode none goes with neither --attest nor --verify")
 	case f.akChain != "" && !f.attestsByTPM():
 		return usagef("", "--ak-chain is for --attest tpm")
+	case f.wrapperKey != "" && (f.attest == "" || strings.HasPrefix(f.attest, "exec:") || strings.HasPrefix(f.attest, "results:")):
+		return usagef("", "--wrapper-key is for --attest of a TEE or a TPM")
 	case f.peer != "" && f.verify == "":
 		return usagef("--verify says how to appraise the peer", "--peer %s has no effect without --verify", f.peer)
 	case f.verify != "local" && f.policy+f.collateral+f.collateralEndpoint != "", f.verify != "local" && f.verify != "results" && !strings.HasPrefix(f.verify, "veraison:") && f.trustRoots != "":

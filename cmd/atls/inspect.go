@@ -15,6 +15,7 @@ import (
 
 	"github.com/attestedtls/atls/attestext"
 	"github.com/attestedtls/atls/attestext/cmw"
+	"github.com/attestedtls/atls/attestext/cmw/signed"
 	"github.com/attestedtls/atls/attestext/ear"
 	"github.com/attestedtls/atls/attestext/eat"
 	"github.com/attestedtls/atls/attestext/sevsnp"
@@ -46,6 +47,7 @@ const (
 	kindSNP        = "SEV-SNP report"
 	kindReport     = "TSM report"
 	kindCMW        = "CMW"
+	kindSigned     = "signed CMW"
 	kindCollateral = "collateral"
 	kindEAR        = "EAR"
 	kindCOSE       = "COSE_Sign1"
@@ -110,6 +112,7 @@ type document struct {
 	report     *tsm.Report
 	tpm        *tpm.Quote
 	cmw        *cmw.CMW
+	wrapper    *signed.Message
 	collateral *verifier.Local // that has collateral and nothing else
 	ear        *ear.Claims
 	signed     *node // what can be shown and not appraised
@@ -131,6 +134,15 @@ func detect(data []byte) (*document, error) {
 		}
 		d.kind = kindCapture
 		return d, nil
+	}
+	for _, b := range [][]byte{data, bytes.TrimSpace(data)} {
+		if !signed.Is(b) {
+			continue
+		}
+		if d.wrapper, err = signed.Parse(b); err == nil {
+			d.kind, d.data = kindSigned, b
+			return d, nil
+		}
 	}
 	if isToken(data) {
 		if d.ear, err = ear.ParseUnverified(bytes.TrimSpace(data)); err == nil {
@@ -213,6 +225,13 @@ func (d *document) tree() *node {
 		return reportTree(d.report)
 	case kindTPM:
 		return tpmTree(d.tpm)
+	case kindSigned:
+		n := branch(kindSigned, d.wrapper.Form.String(), leaf("algorithm", d.wrapper.Algorithm))
+		if d.wrapper.KeyID != nil {
+			n.add(leaf("key ID", fmt.Sprintf("%q", d.wrapper.KeyID)))
+		}
+		n.add(cmwTree(kindCMW, d.wrapper.CMW, d.wrapper.Payload))
+		return n
 	case kindCollateral:
 		n := branch(kindCollateral, nil)
 		if c := d.collateral.TDXCollateral; c != nil {

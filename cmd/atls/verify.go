@@ -13,6 +13,7 @@ import (
 
 	"github.com/attestedtls/atls/attestext"
 	"github.com/attestedtls/atls/attestext/cmw"
+	"github.com/attestedtls/atls/attestext/cmw/signed"
 	"github.com/attestedtls/atls/attestext/collateral"
 	"github.com/attestedtls/atls/attestext/ear"
 	"github.com/attestedtls/atls/attestext/eat"
@@ -25,9 +26,9 @@ const verifyUsage = `Usage:
     atls verify FILE [FLAGS]
 
 Appraises the evidence in FILE, or in standard input if it is "-": a TDX quote, an
-SEV-SNP report, a TSM report with the one or the other, a TPM quote, a CMW that holds
-one or a bundle of a KAT and a PAT, an EAR, or a handshake that "atls dial --capture" has
-written. It goes to no network but that of --collateral-endpoint.
+SEV-SNP report, a TSM report with the one or the other, a TPM quote, a CMW, signed or
+not, that holds one or a bundle of a KAT and a PAT, an EAR, or a handshake that
+"atls dial --capture" has written. It goes to no network but that of --collateral-endpoint.
 
 Examples:
     $ atls verify quote.bin --collateral collateral.json --policy policy.json
@@ -279,6 +280,16 @@ func (a *appraiser) appraise(ctx context.Context, d *document, o *outcome) error
 	}
 	if a.challenge != nil && d.kind == kindCMW {
 		return a.appraiseBound(ctx, d.data, o)
+	}
+	if d.kind == kindSigned {
+		v, err := signed.Verify(d.data, a.local.WrapperKeys)
+		switch {
+		case err != nil:
+			return err
+		case a.challenge != nil:
+			return a.appraiseBound(ctx, d.data, o)
+		}
+		d = &document{kind: kindCMW, cmw: d.wrapper.CMW, data: v.Payload()}
 	}
 	if w, err := cmw.Parse(d.data); d.kind == kindCMW && err == nil && w.Collection != nil && a.reportData != nil {
 		return usagef("give the challenge, with --nonce, --binder and --spki", "--report-data is for a report, and this is a bundle, whose report data is the same for every session")
