@@ -137,13 +137,14 @@ type attackReport struct {
 	scenario             string
 	rows                 []*attack.Row // of the scenario that is under way
 	tally                attack.Tally
+	matrix               attack.Matrix
 	verdicts             map[string]string // of the first run
 }
 
 func (r *attackReport) begin(n int) {
 	r.run, r.scenario = n, ""
 	if r.verdicts == nil {
-		r.verdicts = make(map[string]string)
+		r.verdicts, r.matrix = make(map[string]string), make(attack.Matrix)
 	}
 }
 
@@ -169,6 +170,7 @@ func (r *attackReport) row(row *attack.Row) error {
 		r.wrong++
 	}
 	r.tally.Add(row)
+	r.matrix.Add(row)
 	if r.json {
 		return (&lineWriter{w: r.out}).object(row)
 	}
@@ -291,6 +293,7 @@ func (r *attackReport) published() {
 	if len(r.verdicts) < len(attack.Scenarios)*len(attack.Modes) {
 		return // a selection says nothing about a goal that held
 	}
+	fmt.Fprintf(r.out, "%s%s\n", r.matrix, attack.Legend)
 	fmt.Fprintln(r.out, "Goals that no run refuted (G1 G2 G3), where both ends complete their handshakes, as the published models ask:")
 	published := make(map[string]attack.Goals)
 	for _, p := range attack.PublishedGoals {

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"os"
+	"strings"
 	"sync"
 	"testing"
 )
@@ -175,5 +176,27 @@ func TestEarlyBinderHasItsKnownAnswer(t *testing.T) {
 	want, spki := row("early attest_binder")
 	if got := earlyBinder(crypto.SHA256, hellos, spki); !bytes.Equal(got, want) {
 		t.Errorf("binder %x, want %x", got, want)
+	}
+}
+
+// docs/ATTACKS.md shows the table as it is.
+func TestDocumentShowsTheExpectedMatrix(t *testing.T) {
+	b, err := os.ReadFile("../../docs/ATTACKS.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := "```\n" + ExpectedMatrix().String() + Legend + "```\n"; !strings.Contains(string(b), want) {
+		t.Errorf("docs/ATTACKS.md does not contain\n%s", want)
+	}
+	all, err := rows()
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := make(Matrix)
+	for _, r := range all {
+		m.Add(r)
+	}
+	if m.String() != ExpectedMatrix().String() {
+		t.Errorf("the runs have\n%s", m)
 	}
 }

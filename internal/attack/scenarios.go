@@ -474,6 +474,7 @@ func runStale(c *cell) error {
 	}
 	c.made, c.attester = e.session, e
 	c.forward(raw, to)
+	<-e.done
 	if e.read != nil {
 		c.say("attacker", "reads %q on the machine", e.read)
 	}
