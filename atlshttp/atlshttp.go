@@ -17,6 +17,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"sync/atomic"
 
 	"github.com/attestedtls/atls/attestext"
 	"github.com/attestedtls/atls/tls"
@@ -24,11 +25,17 @@ import (
 
 // A Conn is a connection in the shape that net/http wants: its ConnectionState is
 // the standard library's. That of the embedded Conn has what was attested.
-type Conn struct{ *tls.Conn }
+type Conn struct {
+	*tls.Conn
+	state *stdtls.ConnectionState // shared by the requests of the connection
+}
+
+// newConn returns a Conn after the handshake.
+func newConn(c *tls.Conn) *Conn { return &Conn{c, new(c.ConnectionState().Std())} }
 
 // ConnectionState returns what the standard library's type can say of the
 // connection.
-func (c *Conn) ConnectionState() stdtls.ConnectionState { return c.Conn.ConnectionState().Std() }
+func (c *Conn) ConnectionState() stdtls.ConnectionState { return *c.state }
 
 // TLSConn returns the TLS connection in a net.Conn that net/http gave to one of its
 // hooks, for example http.Server.ConnState or httptrace.GotConnInfo, or nil if
@@ -43,31 +50,43 @@ func TLSConn(c net.Conn) *tls.Conn {
 	return nil
 }
 
-// connKey is the key of a *connection in a request's context.
+// connKey is the key of a *connection, or on a client a *slot, in a request's context.
 type connKey struct{}
 
-// A connection is what a request's context knows about its connection.
+// A connection is what a request's context knows of its connection.
 type connection struct {
-	conn  *tls.Conn
-	state *stdtls.ConnectionState // for Request.TLS; shared by the connection's requests
-	proto string                  // by ALPN
+	conn *Conn
+	peer *attestext.Result // as it stood when the request began
 }
 
+// now returns the connection of a request that begins.
+func (c *Conn) now() *connection { return &connection{c, c.Conn.ConnectionState().PeerAttestation} }
+
+// A slot is for a client's connection, which it gets when the request is under way.
+type slot struct{ atomic.Pointer[connection] }
+
+// fromContext returns nil if there is no connection.
 func fromContext(ctx context.Context) *connection {
-	c, _ := ctx.Value(connKey{}).(*connection)
-	return c
+	switch v := ctx.Value(connKey{}).(type) {
+	case *connection:
+		return v
+	case *slot:
+		return v.Load()
+	}
+	return nil
 }
 
-// FromContext returns what the peer of a request attested, as it stands now: the
-// client's attestation in a handler, by Request.Context, and the server's in a
-// client, by Response.Request.Context. It returns nil if the peer did not attest,
-// or the request did not come through this package.
+// FromContext returns what the peer of a request had attested when the request began:
+// the client in a handler, by Request.Context, and the server in a client, by
+// Response.Request.Context. It returns nil if the peer did not attest, or the request
+// did not come through this package. A connection that is attested again later, or
+// closed, does not change it; ConnFromContext has what stands now.
 func FromContext(ctx context.Context) *attestext.Result {
 	c := fromContext(ctx)
 	if c == nil {
 		return nil
 	}
-	return c.conn.ConnectionState().PeerAttestation
+	return c.peer
 }
 
 // ConnFromContext returns the connection of a request, where FromContext would
@@ -77,7 +96,7 @@ func ConnFromContext(ctx context.Context) *tls.Conn {
 	if c == nil {
 		return nil
 	}
-	return c.conn
+	return c.conn.Conn
 }
 
 // Require returns a handler that calls h if the client has attested and each of

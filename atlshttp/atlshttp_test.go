@@ -171,6 +171,32 @@ func (v *warns) Appraise(ctx context.Context, ev *attestext.Evidence, ch *attest
 	return a, err
 }
 
+func TestVerdictOfARequestOutlastsItsConnection(t *testing.T) {
+	for alpn := range protocols {
+		t.Run(alpn, func(t *testing.T) {
+			s := start(t, alpn, func(w http.ResponseWriter, r *http.Request) {
+				io.WriteString(w, "first")
+				w.(http.Flusher).Flush()
+				atlshttp.ConnFromContext(r.Context()).Close()
+				if p := atlshttp.FromContext(r.Context()); !p.Valid() {
+					t.Error("the verdict went with the connection")
+				}
+			})
+			resp, err := s.Client().Get(s.URL)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer resp.Body.Close()
+			if _, err := io.ReadAll(resp.Body); err == nil {
+				t.Error("the connection was not closed")
+			}
+			if p := atlshttp.FromContext(resp.Request.Context()); !p.Valid() {
+				t.Error("the verdict went with the connection")
+			}
+		})
+	}
+}
+
 // remote is a handler that names the client's end of the connection.
 func remote(w http.ResponseWriter, r *http.Request) { io.WriteString(w, r.RemoteAddr) }
 
@@ -178,7 +204,7 @@ func TestPoliciesShareNoConnection(t *testing.T) {
 	for alpn := range protocols {
 		t.Run(alpn, func(t *testing.T) {
 			s := start(t, alpn, remote)
-			tr := s.Transport(s.ClientTLS)
+			tr := s.Transport(s.ClientTLS, nil)
 			one, two := &http.Client{Transport: tr}, s.Client()
 			a, _ := get(t, one, s.URL)
 			again, _ := get(t, one, s.URL)
@@ -242,7 +268,7 @@ func TestRetiredConnectionsCloseAfterTheirRequests(t *testing.T) {
 					}
 				}
 			})
-			tr := s.Transport(s.ClientTLS)
+			tr := s.Transport(s.ClientTLS, nil)
 			resp, err := (&http.Client{Transport: tr}).Get(s.URL)
 			if err != nil {
 				t.Fatal(err)
@@ -303,6 +329,37 @@ func TestFirstRequestsShareOneHandshake(t *testing.T) {
 	}
 }
 
+// A request finds out about HTTP/2 when it is under way, and its body is sent all the same.
+func TestFirstRequestSendsItsBody(t *testing.T) {
+	for name, body := range map[string]func() io.Reader{
+		"known":     func() io.Reader { return strings.NewReader("question") },
+		"stream":    func() io.Reader { return io.LimitReader(strings.NewReader("question"), 8) },
+		"none":      func() io.Reader { return http.NoBody },
+		"really no": func() io.Reader { return nil },
+	} {
+		for alpn := range protocols {
+			s := start(t, alpn, func(w http.ResponseWriter, r *http.Request) { io.Copy(w, r.Body) })
+			req, err := http.NewRequestWithContext(t.Context(), "POST", s.URL, body())
+			if err != nil {
+				t.Fatal(err)
+			}
+			resp, err := s.Client().Do(req)
+			if err != nil {
+				t.Fatalf("%s, %s: %v", name, alpn, err)
+			}
+			got, err := io.ReadAll(resp.Body)
+			resp.Body.Close()
+			var want []byte
+			if r := body(); r != nil {
+				want, _ = io.ReadAll(r)
+			}
+			if err != nil || string(got) != string(want) {
+				t.Errorf("%s, %s: %q, %v", name, alpn, got, err)
+			}
+		}
+	}
+}
+
 type counting struct {
 	attestext.Attester
 	n *atomic.Int32
@@ -343,7 +400,7 @@ func TestBodyIsClosedWhereARequestFails(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := s.Transport(none).RoundTrip(req); err == nil || body.closed.Load() == 0 {
+		if _, err := s.Transport(none, nil).RoundTrip(req); err == nil || body.closed.Load() == 0 {
 			t.Errorf("%s: %v, body closed %d times", url, err, body.closed.Load())
 		}
 	}

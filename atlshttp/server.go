@@ -122,7 +122,7 @@ func configure(srv *http.Server) http.Protocols {
 	next := srv.ConnContext
 	srv.ConnContext = func(ctx context.Context, c net.Conn) context.Context {
 		if conn := TLSConn(c); conn != nil {
-			ctx = context.WithValue(ctx, connKey{}, newConnection(conn))
+			ctx = context.WithValue(ctx, connKey{}, newConn(conn).now())
 		}
 		if next != nil {
 			ctx = next(ctx, c)
@@ -130,11 +130,6 @@ func configure(srv *http.Server) http.Protocols {
 		return ctx
 	}
 	return p
-}
-
-func newConnection(conn *tls.Conn) *connection {
-	cs := conn.ConnectionState()
-	return &connection{conn: conn, state: new(cs.Std()), proto: cs.NegotiatedProtocol}
 }
 
 // nextProtos returns what ALPN offers where protos are configured.
@@ -147,7 +142,8 @@ func nextProtos(protos []string, p http.Protocols) []string {
 	})
 }
 
-// A handler fills in Request.TLS, which net/http does for HTTP/1.1 alone.
+// A handler fills in Request.TLS, which net/http does for HTTP/1.1 alone, and sees to it
+// that a request has the verdict of its own time.
 type handler struct {
 	next      http.Handler
 	protocols http.Protocols
@@ -155,12 +151,15 @@ type handler struct {
 
 func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if c := fromContext(r.Context()); c != nil {
-		if (c.proto == "h2") != (r.ProtoMajor == 2) {
+		if (c.conn.state.NegotiatedProtocol == "h2") != (r.ProtoMajor == 2) {
 			w.Header().Set("Connection", "close")
 			http.Error(w, "this is not the protocol that was negotiated", http.StatusBadRequest)
 			return
 		}
-		r.TLS = c.state
+		if live := c.conn.now(); live.peer != c.peer {
+			r = r.WithContext(context.WithValue(r.Context(), connKey{}, live))
+		}
+		r.TLS = c.conn.state
 	}
 	h.next.ServeHTTP(w, r)
 }
@@ -248,9 +247,9 @@ func (l *listener) handshake(raw net.Conn) {
 		raw.Close()
 		return
 	}
-	var c net.Conn = &Conn{conn}
-	if conn.ConnectionState().NegotiatedProtocol == "h2" {
-		c = conn
+	var c net.Conn = conn
+	if conn.ConnectionState().NegotiatedProtocol != "h2" {
+		c = newConn(conn)
 	}
 	if !l.deliver(accepted{conn: c}) {
 		raw.Close()

@@ -12,7 +12,6 @@ import (
 	"net/http/httptrace"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/attestedtls/atls/tls"
@@ -117,29 +116,28 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		}
 		return nil, errors.New("atlshttp: the URL's scheme is not https, so that nothing would be attested")
 	}
-	var conn atomic.Pointer[Conn]
+	used := new(slot)
 	ctx := httptrace.WithClientTrace(req.Context(), &httptrace.ClientTrace{
 		GotConn: func(info httptrace.GotConnInfo) {
 			if c, ok := info.Conn.(*Conn); ok {
-				conn.Store(c)
+				used.Store(c.now())
 			}
 		},
 	})
 	p := t.enter()
 	defer p.leave()
-	resp, err := p.roundTrip(req.WithContext(ctx))
+	resp, err := p.roundTrip(req.WithContext(context.WithValue(ctx, connKey{}, used)))
 	if err != nil {
 		return nil, err
 	}
-	c := conn.Load()
+	c := used.Load()
 	if c == nil {
 		resp.Body.Close()
 		return nil, errors.New("atlshttp: net/http did not say which connection it used")
 	}
 	if resp.TLS == nil { // HTTP/1.1 over a connection that is not of crypto/tls
-		resp.TLS = new(c.ConnectionState())
+		resp.TLS = c.conn.state
 	}
-	resp.Request = req.WithContext(context.WithValue(req.Context(), connKey{}, &connection{conn: c.Conn}))
 	return resp, nil
 }
 
@@ -205,7 +203,9 @@ func (p *pool) roundTrip(req *http.Request) (*http.Response, error) {
 	for {
 		r := req
 		var body *heldBody
-		if req.Body != nil && req.Body != http.NoBody {
+		// A body that can be had anew is given away as it is: by its type net/http knows
+		// whether it has to be waited for.
+		if req.Body != nil && req.Body != http.NoBody && req.GetBody == nil {
 			body = &heldBody{ReadCloser: req.Body}
 			r = req.WithContext(req.Context())
 			r.Body = body
@@ -219,6 +219,11 @@ func (p *pool) roundTrip(req *http.Request) (*http.Response, error) {
 			return resp, err
 		}
 		req = req.WithContext(context.WithValue(req.Context(), dialedKey{}, true))
+		if req.Body != nil && req.GetBody != nil {
+			if req.Body, err = req.GetBody(); err != nil {
+				return nil, err
+			}
+		}
 	}
 }
 
@@ -285,7 +290,7 @@ func (p *pool) dial(ctx context.Context, network, addr string) (net.Conn, error)
 	if err != nil {
 		return nil, err
 	}
-	c := &Conn{conn}
+	c := newConn(conn)
 	switch h2 := conn.ConnectionState().NegotiatedProtocol == "h2"; {
 	case !h2 && !p.http1:
 		conn.Close()

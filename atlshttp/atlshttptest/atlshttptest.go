@@ -99,7 +99,7 @@ func (s *Server) Client() *http.Client {
 	if client != nil {
 		return client
 	}
-	client = &http.Client{Transport: s.Transport(s.ClientTLS)}
+	client = &http.Client{Transport: s.Transport(s.ClientTLS, nil)}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.client == nil {
@@ -108,9 +108,10 @@ func (s *Server) Client() *http.Client {
 	return s.client
 }
 
-// Transport returns a new transport under config. It panics if there cannot be one.
-func (s *Server) Transport(config *tls.Config) *atlshttp.Transport {
-	t, err := atlshttp.NewTransport(config, nil)
+// Transport returns a new transport under config with the settings of base, which may
+// be nil; see atlshttp.NewTransport. It panics if there cannot be one.
+func (s *Server) Transport(config *tls.Config, base *http.Transport) *atlshttp.Transport {
+	t, err := atlshttp.NewTransport(config, base)
 	if err != nil {
 		panic("atlshttptest: " + err.Error())
 	}

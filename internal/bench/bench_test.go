@@ -2,7 +2,8 @@
 //
 // Each benchmark does the same work with both, by turns, and reports the median of
 // the ratios of each pair: what slows the machine down for a while slows down both
-// halves of a pair. Attestation is off. scripts/bench prints a table.
+// halves of a pair. Attestation is off, except
+// in BenchmarkRequests. scripts/bench prints a table.
 package bench
 
 import (
