@@ -361,6 +361,9 @@ func (c *Conn) attestAnswer(r *exportedauth.Request) {
 // end that answers somebody must be in Read, or call Reattest. Messages go between
 // the records of a Write that is under way.
 //
+// After CloseWrite at either end there is nobody to ask or to answer, and the round
+// fails. A connection has room for 65,536 requests of both ends.
+//
 // It ends with ctx or Close, and in AttestTimeout, VerifyTimeout and 10 seconds after
 // the request has been sent.
 func (c *Conn) Reattest(ctx context.Context) error {

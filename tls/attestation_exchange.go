@@ -69,11 +69,10 @@ func (c *Conn) attestExchange(ctx context.Context) (err error) {
 	if x.self.request != nil {
 		c.attest.self.request = x.self.request
 	}
-	if peer == nil {
-		return nil
+	if peer != nil {
+		c.attest.peer.request, c.attest.peer.result = x.peer.request, peer.Result
 	}
-	c.attest.peer.request, c.attest.peer.result = x.peer.request, peer.Result
-	if c.config.VerifyConnection != nil {
+	if c.config.VerifyConnection != nil && a.asksAfterHandshake() { // it was held, whatever came
 		if err := c.config.VerifyConnection(c.connectionStateLocked()); err != nil {
 			c.sendAlert(alertBadCertificate)
 			return err
@@ -148,7 +147,7 @@ func (c *Conn) attestIdentities() []exportedauth.Identity {
 	var ids []exportedauth.Identity
 	for _, cert := range certs {
 		if key, ok := cert.PrivateKey.(crypto.Signer); ok && len(cert.Certificate) > 0 {
-			ids = append(ids, exportedauth.Identity{Chain: cert.Certificate, Key: key})
+			ids = append(ids, exportedauth.Identity{Chain: cert.Certificate, Leaf: cert.Leaf, Key: key})
 		}
 	}
 	return ids

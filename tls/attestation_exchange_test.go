@@ -490,6 +490,25 @@ func TestQUICHasNoExchange(t *testing.T) {
 	if _, _, err := attestQUIC(t, client, server); err == nil || !strings.Contains(err.Error(), "exportedauth.Exchange") {
 		t.Errorf("%v", err)
 	}
+	for _, a := range []*AttestationConfig{{Verifier: &stubTEE{}, ReattestInterval: time.Hour}, {Carriage: CarriagePostHandshake}} {
+		client, server := attesting()
+		client.Attestation = a
+		if _, _, err := attestQUIC(t, client, server); err == nil || !strings.Contains(err.Error(), "RFC 9001") {
+			t.Errorf("%v", err)
+		}
+	}
+	// A client that offers it all the same is not answered.
+	client, server = attesting()
+	client.MinVersion, server.MinVersion = VersionTLS13, VersionTLS13
+	cli, srv := newTestQUICClient(t, &QUICConfig{TLSConfig: client}), newTestQUICServer(t, &QUICConfig{TLSConfig: server})
+	(&misbehavingPeer{clientHello: func(l []attestExtension) []attestExtension {
+		return append(l, attestExtension{testCodePoints.AuthenticatorCarriage, nil})
+	}}).client(cli.conn.conn)
+	cli.conn.SetTransportParameters(nil)
+	srv.conn.SetTransportParameters(nil)
+	if err := runTestQUICConnection(context.Background(), cli, srv, nil); err != nil || srv.conn.conn.attest.records {
+		t.Errorf("%v, carriage agreed to: %v", err, srv.conn.conn.attest.records)
+	}
 	_, server = exchanging(Combined)
 	client.Attestation = nil
 	if _, _, err := attestQUIC(t, client, server); err == nil || !strings.Contains(err.Error(), "exportedauth.Exchange") {

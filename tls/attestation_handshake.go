@@ -107,7 +107,7 @@ func (c *Conn) attestKey() (*Certificate, error) {
 func (c *Conn) attestEvidence(ctx context.Context, msg *certificateMsgTLS13, transcript hash.Hash, algs []SignatureScheme) error {
 	d := &c.attest.self
 	a := c.config.Attestation
-	if a != nil {
+	if a.afterHandshake() || c.attest.records {
 		c.attest.certificate = new(msg.certificate)
 	}
 	if !d.negotiated {

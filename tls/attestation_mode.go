@@ -99,6 +99,9 @@ func (c *Conn) attestValidate() error {
 	if c.quic != nil && a.afterHandshake() {
 		return fmt.Errorf("Mode %v on a QUICConn, which has no application data to go ahead of: call exportedauth.Exchange on the first stream, with the ExportKeyingMaterial of ConnectionState", a.Mode)
 	}
+	if c.quic != nil && a.needsCarriage() {
+		return errors.New("Carriage post-handshake or ReattestInterval on a QUICConn, whose handshake messages must not carry authenticators (RFC 9001, section 4.4): call exportedauth.Exchange on a stream")
+	}
 	return a.validate()
 }
 

@@ -578,6 +578,13 @@ func TestRequestedExchangeMayBeRefused(t *testing.T) {
 	cc, sc := localPipe(t)
 	defer cc.Close()
 	defer sc.Close()
+	seen := 0
+	client.VerifyConnection = func(cs ConnectionState) error {
+		if seen++; cs.PeerAttestation != nil {
+			t.Error("VerifyConnection sees a result")
+		}
+		return nil
+	}
 	c, s := Client(cc, client), Server(sc, server)
 	echo(s) // the handshake, and the refusal
 	if err := c.Handshake(); err != nil {
@@ -591,10 +598,13 @@ func TestRequestedExchangeMayBeRefused(t *testing.T) {
 	}
 	roundTrip(t, c, 0)
 
+	if seen != 1 {
+		t.Errorf("VerifyConnection was called %d times", seen)
+	}
 	server = server.Clone()
 	server.Attestation = nil // and no carriage
-	if ends := attestHandshake(t, client, server); ends.clientErr != nil || ends.client.ConnectionState().PeerAttestation != nil {
-		t.Errorf("%v", ends.clientErr)
+	if ends := attestHandshake(t, client, server); ends.clientErr != nil || ends.client.ConnectionState().PeerAttestation != nil || seen != 2 {
+		t.Errorf("%v, VerifyConnection was called %d times", ends.clientErr, seen)
 	}
 	client, server = exchanging(PostHandshake)
 	onlyServerAttests(client, server)

@@ -137,7 +137,7 @@ func (hs *serverHandshakeStateTLS13) attestNegotiateCarriage() error {
 		if len(e.data) != 0 {
 			return fail(alertDecodeError, "client's authenticator_carriage is not empty")
 		}
-		c.attest.records = a.Carriage != CarriageLeading
+		c.attest.records = a.Carriage != CarriageLeading && c.quic == nil
 	}
 	if a.needsCarriage() && !c.attest.records {
 		return fail(alertMissingExtension, "client takes no exported authenticators in handshake records, and this server requires it: %s", a.whyCarriage())

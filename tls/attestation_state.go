@@ -5,6 +5,7 @@ import (
 	"crypto"
 	"errors"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -155,9 +156,10 @@ func (c *Conn) attestTicket() bool {
 // attestCancels is a set of contexts that Close ends.
 type attestCancels struct {
 	mu     sync.Mutex
-	set    map[*context.CancelFunc]bool
-	closed bool        // Close was called
-	timer  *time.Timer // of the next round of re-attestation
+	set    []*context.CancelFunc
+	room   [2]*context.CancelFunc // for set, which rarely needs more
+	closed bool                   // Close was called
+	timer  *time.Timer            // of the next round of re-attestation
 }
 
 // attestCall returns a context for a call of an attester or a verifier, which Close
@@ -171,13 +173,13 @@ func (c *Conn) attestCall(ctx context.Context) (context.Context, context.CancelF
 		cancel()
 	}
 	if calls.set == nil {
-		calls.set = make(map[*context.CancelFunc]bool)
+		calls.set = calls.room[:0]
 	}
-	calls.set[&cancel] = true
+	calls.set = append(calls.set, &cancel)
 	return ctx, func() {
 		calls.mu.Lock()
 		defer calls.mu.Unlock()
-		delete(calls.set, &cancel)
+		calls.set = slices.DeleteFunc(calls.set, func(f *context.CancelFunc) bool { return f == &cancel })
 		cancel()
 	}
 }
@@ -192,7 +194,7 @@ func (c *Conn) attestClose() {
 	if calls.timer != nil {
 		calls.timer.Stop()
 	}
-	for cancel := range calls.set {
+	for _, cancel := range calls.set {
 		(*cancel)()
 	}
 }

@@ -1,6 +1,10 @@
 package main
 
 import (
+	"bytes"
+	"context"
+	"io"
+	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -71,14 +75,27 @@ func TestEndsOfDifferentModes(t *testing.T) {
 	}
 }
 
-// Re-attestation goes on while a connection is open.
+// Re-attestation goes on while a connection is open, and ends it when the verdict does.
 func TestReattestation(t *testing.T) {
-	more := []string{"--reattest", "1ms"}
-	p := connect(t, args(identity(), []string{"--attest", "softtee:tdx"}), args(verifySoftTEE(), more))
-	p.ok(t)
-	attested(t, p.c)
-	if p = connect(t, args(identity(), []string{"--attest", "softtee:tdx", "--mode", "post-handshake", "--carriage", "leading"}),
-		args(verifySoftTEE(), more, []string{"--mode", "post-handshake"})); p.c["ok"] != false || p.c["alert_sent"] != 109.0 || p.c["stage"] != "negotiate" {
+	server := serve(t, args(identity(), []string{"--once", "--attest", execCommand("attest")})...)
+	ctx, cancel := context.WithTimeout(t.Context(), testTimeout)
+	defer cancel()
+	stdin, typing := io.Pipe() // somebody who says nothing
+	defer typing.Close()
+	var out, errs bytes.Buffer
+	status := run(ctx, []string{"dial", server.addr, "--json", "--ca", pki("ca.pem"), "--reattest", "1ms",
+		"--verify", execCommand("verify-once", filepath.Join(t.TempDir(), "once"))}, stdin, &out, &errs)
+	c := exited{status, out.String(), errs.String()}.object(t)
+	if status != 4 || c["ok"] != false || c["stage"] != "appraise" || c["alert_sent"] != 49.0 || !strings.Contains(c["error"].(string), "once was enough") {
+		t.Errorf("%d: %s", status, &out)
+	}
+	if s := server.end().object(t); s["alert_received"] != 49.0 {
+		t.Errorf("%v", s)
+	}
+	p := connect(t, args(identity(), []string{"--attest", "softtee:tdx", "--mode", "post-handshake", "--carriage", "leading"}),
+		args(verifySoftTEE(), []string{"--reattest", "1h", "--mode", "post-handshake"}))
+	if p.c["ok"] != false || p.c["alert_sent"] != 109.0 || p.c["stage"] != "negotiate" {
 		t.Errorf("%s", p.dialer.stdout)
 	}
+	connect(t, args(identity(), []string{"--attest", "softtee:tdx"}), args(verifySoftTEE(), []string{"--reattest", "1h"})).ok(t)
 }

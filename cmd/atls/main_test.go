@@ -94,18 +94,15 @@ func asCommand(what string, args []string) int {
 	case "send": // its argument, whatever that is
 		b, _ := hex.DecodeString(args[0])
 		return answer(map[string]any{"cmw": b})
-	case "verify":
-		w, err := cmw.Parse(in.CMW)
+	case "verify-once": // and then the policy says no; its argument is a file that is not there yet
+		file, err := os.OpenFile(args[0], os.O_CREATE|os.O_EXCL, 0o600)
 		if err != nil {
-			return 1
+			return answer(map[string]any{"ok": false, "class": "policy", "reason": "once was enough"})
 		}
-		_, b, err := w.Evidence()
-		var ev evidence
-		if err != nil || json.Unmarshal(b, &ev) != nil {
-			return 1
-		}
-		ok := bytes.Equal(ev.Challenge, in.Challenge) && (in.ReportData == nil || bytes.Equal(ev.ReportData, in.ReportData))
-		return answer(map[string]any{"ok": ok, "class": "binding", "reason": "other challenge", "key": ev.Key, "claims": map[string]any{"who": "test"}})
+		file.Close()
+		return asAnswer(in.CMW, in.Challenge, in.ReportData, answer)
+	case "verify":
+		return asAnswer(in.CMW, in.Challenge, in.ReportData, answer)
 	case "refuse":
 		return answer(map[string]any{"ok": false, "class": args[0], "reason": "not today"})
 	case "fail":
@@ -115,6 +112,22 @@ func asCommand(what string, args []string) int {
 		time.Sleep(time.Hour)
 	}
 	return 0
+}
+
+// asAnswer is what a verifier of such evidence answers.
+func asAnswer(b, challenge, reportData []byte, answer func(any) int) int {
+	type evidence struct{ ReportData, Challenge, Key []byte }
+	w, err := cmw.Parse(b)
+	if err != nil {
+		return 1
+	}
+	_, b, err = w.Evidence()
+	var ev evidence
+	if err != nil || json.Unmarshal(b, &ev) != nil {
+		return 1
+	}
+	ok := bytes.Equal(ev.Challenge, challenge) && (reportData == nil || bytes.Equal(ev.ReportData, reportData))
+	return answer(map[string]any{"ok": ok, "class": "binding", "reason": "other challenge", "key": ev.Key, "claims": map[string]any{"who": "test"}})
 }
 
 // execCommand returns the value of an exec: flag that runs asCommand.

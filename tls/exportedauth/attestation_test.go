@@ -292,20 +292,27 @@ func TestExchangeIsRefused(t *testing.T) {
 
 func TestConfigMistakesAreErrors(t *testing.T) {
 	for says, change := range map[string]func(c *Config){
-		"neither attests":        func(c *Config) { *c = Config{} },
-		"needs an identity":      func(c *Config) { c.Identities = nil },
-		"VerifyChain":            func(c *Config) { c.VerifyChain = nil },
-		"unknown Label":          func(c *Config) { c.Label = "attestation" },
-		"negative timeout":       func(c *Config) { c.Timeout = -1 },
-		"belongs to another":     func(c *Config) { c.CMWAttestation = 13 },
-		"Request.Context":        func(c *Config) { c.Request = &RequestOptions{Context: []byte{}} },
-		"both Attester":          func(c *Config) { c.Results = results{} },
-		"both Verifier":          func(c *Config) { c.ResultsVerifier = results{} },
-		"the key is not that of": func(c *Config) { c.Identities = []Identity{{pki().ids["client"].Chain, pki().ids["server"].Key, nil}} },
-		"without a key":          func(c *Config) { c.Identities = []Identity{{Chain: pki().ids["client"].Chain}} },
-		"malformed cert":         func(c *Config) { c.Identities = []Identity{{[][]byte{{1}}, pki().ids["server"].Key, nil}} },
-		"no name of the server":  func(c *Config) { c.VerifyChain = ServerChain(pki().roots, "", nil) },
-		"no roots for clients":   func(c *Config) { c.VerifyChain = ClientChain(nil, nil) },
+		"neither attests":    func(c *Config) { *c = Config{} },
+		"needs an identity":  func(c *Config) { c.Identities = nil },
+		"VerifyChain":        func(c *Config) { c.VerifyChain = nil },
+		"unknown Label":      func(c *Config) { c.Label = "attestation" },
+		"negative timeout":   func(c *Config) { c.Timeout = -1 },
+		"belongs to another": func(c *Config) { c.CMWAttestation = 13 },
+		"Request.Context":    func(c *Config) { c.Request = &RequestOptions{Context: []byte{}} },
+		"both Attester":      func(c *Config) { c.Results = results{} },
+		"both Verifier":      func(c *Config) { c.ResultsVerifier = results{} },
+		"the key is not that of": func(c *Config) {
+			c.Identities = []Identity{{Chain: pki().ids["client"].Chain, Key: pki().ids["server"].Key}}
+		},
+		"Leaf is not the first": func(c *Config) {
+			id := pki().ids["client"]
+			id.Leaf = must(x509.ParseCertificate(pki().ids["server"].Chain[0]))
+			c.Identities = []Identity{id}
+		},
+		"without a key":         func(c *Config) { c.Identities = []Identity{{Chain: pki().ids["client"].Chain}} },
+		"malformed cert":        func(c *Config) { c.Identities = []Identity{{Chain: [][]byte{{1}}, Key: pki().ids["server"].Key}} },
+		"no name of the server": func(c *Config) { c.VerifyChain = ServerChain(pki().roots, "", nil) },
+		"no roots for clients":  func(c *Config) { c.VerifyChain = ClientChain(nil, nil) },
 		"expired": func(c *Config) {
 			c.VerifyChain = ServerChain(pki().roots, "server.example", func() time.Time { return testTime.AddDate(1, 0, 0) })
 		},

@@ -276,6 +276,8 @@ func (s *Session) ReadRequest(b []byte) (*Request, error) {
 type Identity struct {
 	// Chain is in DER, the leaf first.
 	Chain [][]byte
+	// Leaf is the parsed form of the first of Chain. If nil, it is parsed each time.
+	Leaf *x509.Certificate
 	// Key is the leaf's: ECDSA on P-256, P-384 or P-521, Ed25519, or RSA.
 	Key crypto.Signer
 	// Extensions go with the leaf, such as an OCSP response in status_request.
@@ -288,10 +290,19 @@ func (id *Identity) parse() ([]*x509.Certificate, error) {
 	if len(id.Chain) == 0 || len(id.Chain) > maxEntries || id.Key == nil {
 		return nil, fmt.Errorf("an identity with %d certificates, of 1 to %d, or without a key", len(id.Chain), maxEntries)
 	}
-	chain, err := parseChain(id.Chain)
+	chain := make([]*x509.Certificate, 1, len(id.Chain))
+	chain[0] = id.Leaf
+	ders := id.Chain[1:]
+	if id.Leaf == nil {
+		chain, ders = chain[:0], id.Chain
+	} else if !bytes.Equal(id.Leaf.Raw, id.Chain[0]) {
+		return nil, errors.New("Leaf is not the first certificate of Chain")
+	}
+	rest, err := parseChain(ders)
 	if err != nil {
 		return nil, err
 	}
+	chain = append(chain, rest...)
 	pub, ok := id.Key.Public().(interface{ Equal(crypto.PublicKey) bool })
 	if !ok || !pub.Equal(chain[0].PublicKey) {
 		return nil, errors.New("the key is not that of the certificate")

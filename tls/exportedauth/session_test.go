@@ -308,6 +308,7 @@ func TestServerAuthenticatesSpontaneously(t *testing.T) {
 
 func TestCertificateIsChosenByTheRequest(t *testing.T) {
 	ids := []Identity{pki().ids["p224"], pki().ids["p384"], pki().ids["ed25519"], pki().ids["server"]}
+	ids[1].Leaf = must(x509.ParseCertificate(ids[1].Chain[0]))
 	for name, tt := range map[string]struct {
 		o    RequestOptions
 		want int // of ids, or -1
