@@ -48,15 +48,6 @@ A case named "wrong" passes when the fork refuses with the alert that the case n
 		}
 		b.WriteString("\n")
 	}
-	var problems []string
-	for _, r := range rows {
-		if r.Outcome == Failed || r.Outcome == Error {
-			problems = append(problems, fmt.Sprintf("- %s, %s, %s: %s\n", r.Peer, r.PeerRole, r.Case, *r.Reason))
-		}
-	}
-	if problems != nil {
-		b.WriteString("\n## Known failures\n\n" + strings.Join(problems, ""))
-	}
 	b.WriteString(`
 ## To add a peer
 

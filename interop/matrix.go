@@ -124,8 +124,11 @@ func (s *Summary) String() string {
 }
 
 // Update writes the golden outcomes of the peers in rows below root, and if these are all
-// peers, docs/INTEROP.md. The rows must be of all cases.
+// peers, docs/INTEROP.md. The rows must be of all cases, and none may have failed.
 func Update(root string, rows []*Row, took time.Duration) error {
+	if i := slices.IndexFunc(rows, func(r *Row) bool { return r.Outcome == Failed || r.Outcome == Error }); i >= 0 {
+		return fmt.Errorf("nobody should expect what failed: %s, %s, %s", rows[i].Peer, rows[i].PeerRole, rows[i].Case)
+	}
 	all := true
 	for _, name := range peerNames() {
 		i := slices.IndexFunc(rows, func(r *Row) bool { return r.Peer == name })

@@ -85,7 +85,13 @@ def cose_key(public):
     return {1: 2, -1: 1, -2: n.x.to_bytes(32, "big"), -3: n.y.to_bytes(32, "big")}
 
 
-def make_bundle(challenge, tik):
+def about_key(p, kak_pub, challenge):
+    """What the quote of a bundle covers: the key, and under the hardened rule the session."""
+    mark = b"" if p.draft08 else hashlib.sha256(b"atls quote freshness v1\0\1" + challenge).digest()
+    return hashlib.sha256(cbor2.dumps(kak_pub, canonical=True)).digest() + mark.ljust(32, b"\0")
+
+
+def make_bundle(p, challenge, tik):
     """A key attestation token by a key that the platform's quote covers."""
     kak = ec.generate_private_key(ec.SECP256R1())
     kak_pub = cose_key(kak.public_key())
@@ -93,8 +99,8 @@ def make_bundle(challenge, tik):
     claims = cbor2.dumps({10: challenge, 8: {1: cose_key(tik)}, 2500: kak_pub}, canonical=True)
     r, s = utils.decode_dss_signature(kak.sign(cbor2.dumps(["Signature1", protected, b"", claims], canonical=True), SHA256))
     kat = cbor2.dumps([protected, {}, claims, r.to_bytes(32, "big") + s.to_bytes(32, "big")], canonical=True)
-    data = hashlib.sha256(cbor2.dumps(kak_pub, canonical=True)).digest().ljust(64, b"\0")
-    return cbor2.dumps({"kat": ["application/eat+cwt", kat], "pat": tsm_record(data), "__cmwc_t": KAT}, canonical=True)
+    pat = tsm_record(about_key(p, kak_pub, challenge))
+    return cbor2.dumps({"kat": ["application/eat+cwt", kat], "pat": pat, "__cmwc_t": KAT}, canonical=True)
 
 
 def make_result(who):
@@ -185,7 +191,7 @@ def verify_evidence(p, role, evidence, challenge, binder, spki):
     c = cbor2.loads(claims)
     kak = c[2500]
     verify_raw(p256(kak[-2] + kak[-3]), cbor2.dumps(["Signature1", protected, b"", claims], canonical=True), signature)
-    if verify_tsm(w["pat"]) != hashlib.sha256(cbor2.dumps(kak, canonical=True)).digest().ljust(64, b"\0"):
+    if verify_tsm(w["pat"]) != about_key(p, kak, challenge):
         raise Refused("the platform does not vouch for the key of the token")
     if c[10] != challenge:
         raise Refused("the token is of another session")

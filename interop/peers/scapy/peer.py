@@ -122,7 +122,7 @@ def present(c, p, nonce, key):
     if p.wrong == "first-hello-binder":
         binder = c.binder(nonce, c.transcript[0])
     if p.only:
-        return evidence.make_bundle(nonce if p.draft08 else binder, key.public_key())
+        return evidence.make_bundle(p, nonce if p.draft08 else binder, key.public_key())
     spki = spki_of(ec.generate_private_key(ec.SECP256R1()).public_key() if p.wrong == "wrong-key" else key.public_key())
     data = evidence.report_data(p, p.other() if p.wrong == "wrong-role" else ROLE, binder, spki)
     if p.own:
