@@ -1,6 +1,8 @@
 package interop
 
 import (
+	"bytes"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"slices"
@@ -316,6 +318,12 @@ func baseCases(add func(Case)) {
 			f.c = &Case{ID: f.c.ID, Mode: f.c.Mode, only: true}
 		},
 		Must: mustIgnore,
+		expect: expectation{more: func(c *conversation) error {
+			if !bytes.Contains(c.application(server), []byte("TLS 1.3, ")) {
+				return errors.New("the page does not say what was negotiated")
+			}
+			return nil
+		}},
 	})
 }
 

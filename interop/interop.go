@@ -198,7 +198,12 @@ func (r *Runner) setup(ctx context.Context, names []string, dir string) ([]*peer
 	var wg sync.WaitGroup
 	for i, name := range names {
 		wg.Go(func() {
-			if peers[i], errs[i] = unpack(name, dir); errs[i] == nil {
+			if name == goName {
+				peers[i] = goPeer()
+			} else {
+				peers[i], errs[i] = unpack(name, dir)
+			}
+			if errs[i] == nil {
 				errs[i] = peers[i].setup(ctx, filepath.Join(dir, name+"-setup"))
 			}
 		})

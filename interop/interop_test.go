@@ -281,6 +281,9 @@ func TestEachPeerHasAProgram(t *testing.T) {
 		t.Errorf("peers are %q", names)
 	}
 	for _, name := range names {
+		if name == goName {
+			continue
+		}
 		if _, err := embedded.ReadFile("peers/" + name + "/run"); err != nil {
 			t.Error(err)
 		}

@@ -54,9 +54,9 @@ type peer struct {
 // shared is a folder of what several peers are built from.
 const shared = "c"
 
-// peerNames lists the peers: the folders that have a program.
+// peerNames lists the peers: crypto/tls, and the folders that have a program.
 func peerNames() []string {
-	var names []string
+	names := []string{goName}
 	entries, err := embedded.ReadDir("peers")
 	if err != nil {
 		panic("interop: " + err.Error())

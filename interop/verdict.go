@@ -94,7 +94,7 @@ func (c *Case) refused(conv *conversation, fork side) error {
 		if m.record == recordApplication && (m.from == by || m.from == server) && !c.exchanges() {
 			return fmt.Errorf("the %v sent application data, want alert %d by the %v", m.from, c.expect.alert, by)
 		}
-		if m.record != recordAlert || len(m.data) != 2 || m.data[1] == 0 {
+		if m.record != recordAlert || len(m.data) != 2 || closes(m.data) {
 			continue
 		}
 		got = append(got, fmt.Sprintf("%d by the %v", m.data[1], m.from))
@@ -122,6 +122,10 @@ func (conv *conversation) problem() string {
 	return " (" + conv.complaint + ")"
 }
 
+// closes reports whether an alert ends a connection in good order: close_notify, or
+// user_canceled, which some send before it (RFC 8446, section 6.1).
+func closes(alert []byte) bool { return len(alert) == 2 && (alert[1] == 0 || alert[1] == 90) }
+
 // completed checks that both Finished went by, what authenticators the case is about, and
 // that data went both ways: the server echoes, unless it serves pages.
 func (c *Case) completed(conv *conversation) error {
@@ -134,8 +138,8 @@ func (c *Case) completed(conv *conversation) error {
 			if !finished[m.from] {
 				return fmt.Errorf("the %v sent application data before Finished", m.from)
 			}
-		case m.record == recordAlert && len(m.data) == 2 && m.data[1] != 0:
-			return fmt.Errorf("alert %d by the %v%s", m.data[1], m.from, conv.problem())
+		case m.record == recordAlert && !closes(m.data):
+			return fmt.Errorf("alert %v by the %v%s", m.data, m.from, conv.problem())
 		}
 	}
 	switch {
