@@ -72,7 +72,8 @@ type AttestationConfig struct {
 	// a server ignores a client's request, and a client offers nothing.
 	//
 	// It is called once per handshake, when the handshake secret exists and
-	// before the Certificate message is written.
+	// before the Certificate message is written, and once for each exported
+	// authenticator, for which it may be called concurrently.
 	Attester attestext.Attester
 
 	// Results holds Attestation Results about this side, which it presents to a
@@ -115,7 +116,8 @@ type AttestationConfig struct {
 	// derived from its own secrets; with attestext.AttestationOnly it is
 	// called before CertificateVerify, whose key it returns. Its verdict is in
 	// the ConnectionState when VerifyConnection is called. InsecureSkipVerify
-	// does not turn it off.
+	// does not turn it off. It is called once for each exported authenticator of
+	// the peer as well.
 	Verifier attestext.Verifier
 
 	// ResultsVerifier checks the Attestation Results that the peer presents: the

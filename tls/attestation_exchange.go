@@ -58,6 +58,11 @@ func (c *Conn) attestExchange(ctx context.Context) (err error) {
 	defer done()
 	x := &attestExchange{c: c}
 	x.config = c.attestAuthenticators(x, c.attestVerifyChain)
+	if deadline, ok := ctx.Deadline(); ok {
+		// When the handshake's context ends, upstream closes the connection and returns
+		// the context's error: there is neither an alert nor a word about who fell silent.
+		x.config.Timeout = min(x.config.Timeout, max(1, time.Until(deadline)*9/10))
+	}
 	run := x.leading
 	if c.attest.records {
 		run = x.inRecords
@@ -374,6 +379,9 @@ func (x *attestExchange) fail(err error) error {
 	stage := x.stage
 	if stage == "" {
 		stage = exchangeStage(err)
+	}
+	if stage == AttestationStageNegotiate && errors.Is(err, context.DeadlineExceeded) {
+		err = fmt.Errorf("%w (is the peer configured to attest after the handshake, and in this carriage?)", err)
 	}
 	if sent, ok := c.AlertSent(); ok {
 		return &AttestationError{Stage: stage, Alert: sent, Err: err}

@@ -399,6 +399,46 @@ func TestExchangeEndsInTime(t *testing.T) {
 	}
 }
 
+// TestSilentPeer: within the context of the handshake there is an alert for a peer
+// that says nothing, in either carriage, and an error that says what was missing.
+func TestExchangeWithASilentPeerEndsBeforeTheContext(t *testing.T) {
+	for _, carriage := range []AttestationCarriage{CarriageLeading, CarriagePostHandshake} {
+		t.Run(carriage.String(), func(t *testing.T) {
+			t.Parallel()
+			client, server := exchanging(PostHandshake)
+			onlyServerAttests(client, server)
+			client.Attestation.Carriage = carriage
+			cc, sc := localPipe(t)
+			c, s := Client(cc, client), Server(sc, server)
+			(&misbehavingPeer{}).server(s)
+			received := make(chan AlertError, 1)
+			go func() {
+				s.Handshake()
+				for { // and nobody answers
+					if err := s.readRecord(); err != nil {
+						break
+					}
+					s.input.Reset(nil)
+					s.hand.Reset()
+				}
+				a, _ := s.AlertReceived()
+				received <- a
+				sc.Close()
+			}()
+			ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+			defer cancel()
+			err := c.HandshakeContext(ctx)
+			hangUp(cc)
+			if !errors.As(err, new(*AttestationError)) || !errors.Is(err, exportedauth.ErrInterrupted) || !strings.Contains(err.Error(), "in this carriage?") {
+				t.Errorf("%v", err)
+			}
+			if a := <-received; alert(a) != alertInternalError {
+				t.Errorf("the peer received %v", a)
+			}
+		})
+	}
+}
+
 // TestExchangeBesideAPeerThatDoesNotSpeak: the first byte of a peer that speaks
 // something else ends the handshake.
 func TestExchangeFindsOutAPeerThatDoesNotSpeakIt(t *testing.T) {

@@ -9,8 +9,10 @@ import (
 // An AttestationTrace is a set of functions that are called at the stages of an
 // attested handshake, in the spirit of net/http/httptrace. Any may be nil. They
 // are called by the goroutine of the handshake, which waits for them, once for
-// each direction in which a side attests; a trace shared by Configs must be safe
-// for concurrent use.
+// each direction in which a side attests; and so, except Negotiated, in each exchange
+// of exported authenticators, which goes on beside the connection's use. A trace that
+// is shared by Configs, or on a connection that is attested again, must be safe for
+// concurrent use.
 type AttestationTrace struct {
 	// Negotiated is called when both ends know what is attested and how.
 	Negotiated func(AttestationEvent)
