@@ -79,27 +79,43 @@ func FromContext(ctx context.Context) *attestext.Result {
 // NewClient returns credentials for grpc.WithTransportCredentials. config is cloned;
 // without a ServerName each connection has that of the channel's authority. Its
 // NextProtos are replaced by "h2", which gRPC is spoken over.
-func NewClient(config *tls.Config) (credentials.TransportCredentials, error) {
-	return newCredentials(config)
+func NewClient(config *tls.Config, opts ...Option) (credentials.TransportCredentials, error) {
+	return newCredentials(config, opts)
 }
 
 // NewServer returns credentials for grpc.Creds. config is cloned, and its NextProtos
 // are replaced as in [NewClient].
-func NewServer(config *tls.Config) (credentials.TransportCredentials, error) {
-	return newCredentials(config)
+func NewServer(config *tls.Config, opts ...Option) (credentials.TransportCredentials, error) {
+	return newCredentials(config, opts)
 }
 
-func newCredentials(config *tls.Config) (credentials.TransportCredentials, error) {
+// An Option changes what credentials do beside handshakes.
+type Option func(*transport)
+
+// OnHandshake has f called after each handshake, which waits for it: for logs, see
+// package atlslog. With an error the connection will be closed.
+func OnHandshake(f func(conn *tls.Conn, took time.Duration, err error)) Option {
+	return func(t *transport) { t.onHandshake = f }
+}
+
+func newCredentials(config *tls.Config, opts []Option) (credentials.TransportCredentials, error) {
 	if config == nil {
 		return nil, errors.New("atlsgrpc: there is no tls.Config")
 	}
 	config = config.Clone()
 	config.NextProtos = []string{"h2"}
-	return &transport{config}, nil
+	t := &transport{config: config}
+	for _, o := range opts {
+		o(t)
+	}
+	return t, nil
 }
 
 // transport is the credentials of either end.
-type transport struct{ config *tls.Config }
+type transport struct {
+	config      *tls.Config
+	onHandshake func(*tls.Conn, time.Duration, error) // nil for nobody
+}
 
 func (t *transport) ClientHandshake(ctx context.Context, authority string, raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
 	config := t.config
@@ -107,17 +123,22 @@ func (t *transport) ClientHandshake(ctx context.Context, authority string, raw n
 		config = config.Clone()
 		config.ServerName = hostOf(authority)
 	}
-	return handshake(ctx, raw, tls.Client(raw, config))
+	return t.handshake(ctx, raw, tls.Client(raw, config))
 }
 
 func (t *transport) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), serverTimeout)
 	defer cancel()
-	return handshake(ctx, raw, tls.Server(raw, t.config))
+	return t.handshake(ctx, raw, tls.Server(raw, t.config))
 }
 
-func handshake(ctx context.Context, raw net.Conn, conn *tls.Conn) (net.Conn, credentials.AuthInfo, error) {
-	if err := conn.HandshakeContext(ctx); err != nil {
+func (t *transport) handshake(ctx context.Context, raw net.Conn, conn *tls.Conn) (net.Conn, credentials.AuthInfo, error) {
+	begun := time.Now()
+	err := conn.HandshakeContext(ctx)
+	if t.onHandshake != nil {
+		t.onHandshake(conn, time.Since(begun), err)
+	}
+	if err != nil {
 		raw.Close()
 		return nil, nil, err
 	}
@@ -145,7 +166,9 @@ func (t *transport) Info() credentials.ProtocolInfo {
 	return credentials.ProtocolInfo{SecurityProtocol: "tls", SecurityVersion: "1.3", ServerName: t.config.ServerName}
 }
 
-func (t *transport) Clone() credentials.TransportCredentials { return &transport{t.config.Clone()} }
+func (t *transport) Clone() credentials.TransportCredentials {
+	return &transport{t.config.Clone(), t.onHandshake}
+}
 
 // OverrideServerName is deprecated by gRPC: set ServerName in the Config.
 func (t *transport) OverrideServerName(name string) error {

@@ -157,7 +157,15 @@ func TestStreamGoesBothWays(t *testing.T) {
 func TestEvidenceOfAnotherMakerIsRefused(t *testing.T) {
 	client, server := configs()
 	server.Attestation.Attester = softtee.NewTDX(&softtee.TDXOptions{Seed: "another"}).Attester()
-	_, err := dial(t, serve(t, server), attested(t, client)).UnaryCall(deadline(t), &pb.SimpleRequest{})
+	called := make(chan error, 16)
+	creds, err := atlsgrpc.NewClient(client, atlsgrpc.OnHandshake(func(conn *tls.Conn, took time.Duration, err error) { called <- err }))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = dial(t, serve(t, server), creds).UnaryCall(deadline(t), &pb.SimpleRequest{})
+	if seen := <-called; !errors.Is(seen, attestext.ErrSignature) {
+		t.Errorf("OnHandshake was called with %v", seen)
+	}
 	if status.Code(err) != codes.Unavailable || !strings.Contains(err.Error(), "signature") {
 		t.Error(err)
 	}

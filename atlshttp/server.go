@@ -31,8 +31,17 @@ const (
 	lingerBytes = 64 << 10
 )
 
+// An Option changes what a server does beside serving.
+type Option func(*listener)
+
+// OnHandshake has f called after each handshake, by the connection's goroutine, which
+// waits for it: for logs, see package atlslog. With an error conn will be closed.
+func OnHandshake(f func(conn *tls.Conn, took time.Duration, err error)) Option {
+	return func(l *listener) { l.onHandshake = f }
+}
+
 // ListenAndServe listens on srv.Addr, ":https" if empty, and calls [Serve].
-func ListenAndServe(srv *http.Server, config *tls.Config) error {
+func ListenAndServe(srv *http.Server, config *tls.Config, opts ...Option) error {
 	addr := srv.Addr
 	if addr == "" {
 		addr = ":https"
@@ -41,7 +50,7 @@ func ListenAndServe(srv *http.Server, config *tls.Config) error {
 	if err != nil {
 		return err
 	}
-	return Serve(srv, l, config)
+	return Serve(srv, l, config, opts...)
 }
 
 // Serve accepts connections on l, runs the handshake on each, and serves them as
@@ -49,8 +58,8 @@ func ListenAndServe(srv *http.Server, config *tls.Config) error {
 // returns http.ErrServerClosed, or l fails.
 //
 // It changes srv as [NewListener] says.
-func Serve(srv *http.Server, l net.Listener, config *tls.Config) error {
-	tl, err := NewListener(srv, l, config)
+func Serve(srv *http.Server, l net.Listener, config *tls.Config, opts ...Option) error {
+	tl, err := NewListener(srv, l, config, opts...)
 	if err != nil {
 		l.Close()
 		return err
@@ -72,7 +81,7 @@ func Serve(srv *http.Server, l net.Listener, config *tls.Config) error {
 //
 // If config has no NextProtos, they are "h2" and "http/1.1", as srv.Protocols says.
 // config is cloned.
-func NewListener(srv *http.Server, l net.Listener, config *tls.Config) (net.Listener, error) {
+func NewListener(srv *http.Server, l net.Listener, config *tls.Config, opts ...Option) (net.Listener, error) {
 	if config == nil {
 		return nil, errors.New("atlshttp: a server needs a tls.Config")
 	}
@@ -83,6 +92,9 @@ func NewListener(srv *http.Server, l net.Listener, config *tls.Config) (net.List
 	tl := &listener{
 		Listener: l, config: config, srv: srv, ctx: ctx, cancel: cancel,
 		accepted: make(chan accepted), slots: make(chan struct{}, maxHandshakes),
+	}
+	for _, o := range opts {
+		o(tl)
 	}
 	go tl.run()
 	return tl, nil
@@ -176,6 +188,8 @@ type listener struct {
 	cancel   context.CancelFunc
 	accepted chan accepted
 	slots    chan struct{} // handshakes under way
+
+	onHandshake func(*tls.Conn, time.Duration, error) // nil for nobody
 }
 
 // accepted is what Accept returns.
@@ -239,7 +253,12 @@ func (l *listener) handshake(raw net.Conn) {
 	ctx, cancel := context.WithTimeout(l.ctx, l.timeout())
 	defer cancel()
 	conn := tls.Server(raw, l.config)
-	if err := conn.HandshakeContext(ctx); err != nil {
+	begun := time.Now()
+	err := conn.HandshakeContext(ctx)
+	if l.onHandshake != nil {
+		l.onHandshake(conn, time.Since(begun), err)
+	}
+	if err != nil {
 		if l.ctx.Err() == nil {
 			l.logf("atlshttp: TLS handshake error from %s: %v", raw.RemoteAddr(), err)
 			linger(raw)

@@ -45,6 +45,9 @@ type Server struct {
 	// called. It requires attestation, and attests if asked to.
 	ClientTLS *tls.Config
 
+	// Options are given to atlshttp.NewListener by Start.
+	Options []atlshttp.Option
+
 	mu         sync.Mutex
 	client     *http.Client
 	transports []*atlshttp.Transport
@@ -79,7 +82,7 @@ func NewUnstartedServer(h http.Handler) *Server {
 
 // Start starts the server. Its URL is an https one.
 func (s *Server) Start() {
-	l, err := atlshttp.NewListener(s.Config, s.Listener, s.TLS)
+	l, err := atlshttp.NewListener(s.Config, s.Listener, s.TLS, s.Options...)
 	if err != nil {
 		panic("atlshttptest: " + err.Error())
 	}

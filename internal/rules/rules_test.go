@@ -53,6 +53,11 @@ var rules = []rule{
 		pkg: "proxyproto",
 	},
 	{
+		pkg:    "atlslog",
+		may:    []string{"tls", "tls/internal/...", "tls/exportedauth", "keyschedule", "attestext", "attestext/internal/..."},
+		others: []string{"golang.org/x/crypto/...", "golang.org/x/sys/..."},
+	},
+	{
 		pkg:    "atlshttp",
 		may:    []string{"tls", "tls/exportedauth", "tls/internal/...", "keyschedule", "attestext", "attestext/internal/..."},
 		others: []string{"golang.org/x/crypto/...", "golang.org/x/net/...", "golang.org/x/sys/...", "golang.org/x/text/..."},
