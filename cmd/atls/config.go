@@ -82,6 +82,9 @@ func (f *connFlags) setup(server bool) (*setup, error) {
 		switch {
 		case f.clientCA != "" && (f.verify == "" || f.kind() == attestext.CertAttestation):
 			s.config.ClientAuth = tls.RequireAndVerifyClientCert
+			if f.clientCert == "request" {
+				s.config.ClientAuth = tls.VerifyClientCertIfGiven
+			}
 		case f.verify != "" && f.clientCA == "" && f.kind() == attestext.CertAttestation:
 			return nil, usagef("a client attests beside its certificate, which must come from somebody: --client-ca", "--verify on a server needs --client-ca")
 		}

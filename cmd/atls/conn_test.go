@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -377,6 +378,51 @@ func TestInterruptEndsServe(t *testing.T) {
 	r.stop()
 	if e := r.end(); e.status != 0 || time.Since(start) > 10*time.Second {
 		t.Errorf("status %d after %v: %s", e.status, time.Since(start), e.stderr)
+	}
+}
+
+// A stock client gets in where evidence is merely asked for, and is told what it has not
+// been shown.
+func TestPageSaysWhatWasNotProven(t *testing.T) {
+	curl, err := exec.LookPath("curl")
+	if err != nil {
+		t.Skip("there is no curl here")
+	}
+	asking := args(verifySoftTEE(), []string{"--client-ca", pki("ca.pem"), "--peer", "request", "--client-cert", "request"})
+	for _, tt := range []struct {
+		name  string
+		serve []string
+		says  []string
+	}{
+		{"attests and asks", args([]string{"--attest", "softtee:tdx"}, asking), []string{"did not ask for any", "nothing about what it runs", "<b>did not</b>"}},
+		{"attests", []string{"--attest", "softtee:tdx"}, []string{"did not ask for any", "was not asked to attest"}},
+		{"neither", nil, []string{"does not attest", "was not asked to attest"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			r := serve(t, args(identity(), []string{"--http", "--once"}, tt.serve)...)
+			out, err := exec.CommandContext(t.Context(), curl, "-sS", "--max-time", "50", "--cacert", pki("ca.pem"), "https://"+r.addr+"/").CombinedOutput()
+			text := strings.Join(strings.Fields(string(out)), " ")
+			for _, says := range tt.says {
+				if err != nil || !strings.Contains(text, says) {
+					t.Errorf("%v, %q is missing: %s", err, says, out)
+				}
+			}
+			if e := r.end(); e.status != 0 {
+				t.Error(e.stderr)
+			}
+		})
+	}
+	// One that attests is told so, and one whose evidence is refused is not let in.
+	r := serve(t, args(identity(), []string{"--http", "--once"}, asking)...)
+	e := atls(t, "GET / HTTP/1.1\r\nHost: x\r\n\r\n", args([]string{"dial", r.addr, "--ca", pki("ca.pem"), "--attest", "softtee:tdx"}, clientIdentity())...)
+	if !strings.Contains(e.stdout, "Verdict: <b>affirming</b>") {
+		t.Error(e.stdout, e.stderr)
+	}
+	r.end()
+	connectRefused := connect(t, args(identity(), verifySoftTEE(), []string{"--client-ca", pki("ca.pem"), "--peer", "request", "--client-cert", "request", "--trust-roots", pki("ca.pem")}),
+		args(clientIdentity(), []string{"--attest", "softtee:tdx"}))
+	if connectRefused.server.status != statusVerification {
+		t.Errorf("status %d", connectRefused.server.status)
 	}
 }
 

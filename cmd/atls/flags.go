@@ -23,6 +23,9 @@ Flags:
     --ca FILE                   authorities that the server's certificate may come
                                 from, in PEM (dial; default the system's)
     --client-ca FILE            the same for client certificates (serve)
+    --client-cert POLICY        require (default) or request a certificate of --client-ca;
+                                request lets browsers in, and with --verify it needs
+                                --peer request (serve)
     --servername NAME           name to ask for (dial; default the host)
     --mode MODE                 tls-attest (default): in the handshake; post-handshake:
                                 after it, bound to the connection's exporter; combined:
@@ -95,6 +98,8 @@ Flags:
 // connFlags are the flags that serve and dial share, checked.
 type connFlags struct {
 	cert, key, ca, clientCA, serverName string
+
+	clientCert string
 
 	mode, carriage, credential, binding, peer string
 
@@ -181,6 +186,7 @@ func (f *connFlags) register(fs *flag.FlagSet) {
 	fs.StringVar(&f.key, "key", "", "")
 	fs.StringVar(&f.ca, "ca", "", "")
 	fs.StringVar(&f.clientCA, "client-ca", "", "")
+	fs.StringVar(&f.clientCert, "client-cert", "", "")
 	fs.StringVar(&f.serverName, "servername", "", "")
 	fs.StringVar(&f.mode, "mode", "tls-attest", "")
 	fs.StringVar(&f.carriage, "carriage", "auto", "")
@@ -223,6 +229,7 @@ func (f *connFlags) check() error {
 		{"credential", f.credential, []string{"x509", "attestation-only"}, nil},
 		{"binding", f.binding, []string{"hardened", "draft-08"}, nil},
 		{"peer", f.peer, []string{"", "require", "request"}, nil},
+		{"client-cert", f.clientCert, []string{"", "require", "request"}, nil},
 	} {
 		if slices.Contains(v.notYet, v.value) {
 			return usagef("", "--%s %s is not available yet", v.flag, v.value)
@@ -270,6 +277,10 @@ func (f *connFlags) check() error {
 		return usagef("", "--wrapper-key is for --attest of a TEE or a TPM")
 	case f.peer != "" && f.verify == "":
 		return usagef("--verify says how to appraise the peer", "--peer %s has no effect without --verify", f.peer)
+	case f.clientCert != "" && f.clientCA == "":
+		return usagef("it names whose certificates to accept", "--client-cert needs --client-ca")
+	case f.clientCert == "request" && f.verify != "" && f.peer != "request":
+		return usagef("a client attests beside its certificate", "--client-cert request needs --peer request, or no --verify")
 	case f.verify != "local" && f.policy+f.collateral+f.collateralEndpoint != "", f.verify != "local" && f.verify != "results" && !strings.HasPrefix(f.verify, "veraison:") && f.trustRoots != "":
 		return usagef("they are for --verify local", "--policy, --trust-roots, --collateral and --collateral-endpoint have no effect here, and the peer would not be held to them")
 	case f.verify == "results" && f.trustRoots == "":

@@ -346,6 +346,8 @@ func TestMistakesOnTheCommandLine(t *testing.T) {
 		{[]string{"dial", "localhost:1", "--mode", "combined", "--verify", "local", "--reattest", "1s", "--carriage", "leading"}, 1, "over before"},
 		{args([]string{"serve", "--carriage", "post-handshake", "--attest", "softtee:tdx", "--attested-key", "new"}, id), 1, "two keys"},
 		{args([]string{"serve", "--carriage", "leading", "--attest", "softtee:tdx"}, id), 1, "no effect in --mode tls-attest"},
+		{args([]string{"serve", "--client-cert", "request"}, identity()), 1, "needs --client-ca"},
+		{args([]string{"serve", "--client-cert", "request", "--client-ca", pki("ca.pem"), "--verify", "local"}, identity()), 1, "needs --peer request"},
 		{args([]string{"dial", "localhost:1", "--mode", "combined", "--carriage", "leading", "--peer", "request", "--verify", "local"}), 1, "nothing tells a peer"},
 		{args([]string{"serve", "--mode", "early"}, id), 1, "not available yet"},
 		{args([]string{"serve", "--mode", "sideways"}, id), 1, "sideways"},

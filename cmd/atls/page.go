@@ -16,10 +16,14 @@ var page = template.Must(template.New("page").Parse(`<!DOCTYPE html>
 <title>atls</title>
 <h1>atls</h1>
 <p>{{.Version}}, {{.Suite}}, {{.Group}}, mode {{.Mode}}, {{.Credential}}, {{.Binding}}.</p>
-{{if .SelfAttested}}<p>This server sent evidence of what it runs.</p>{{else}}<p>This server sent no evidence.</p>{{end}}
+{{if .SelfAttested}}<p>This server sent evidence of what it runs. Whether it was accepted is for your end to say, and not for this page.</p>
+{{else}}<p><b>This server sent no evidence</b>: {{if .Attester}}your client did not ask for any, or asked for what this server does not have{{else}}it
+does not attest{{end}}. A browser with a padlock has checked a certificate. That says whose server this is, and nothing about what it runs,
+in whose hands the machine is, or whether this page is true.</p>{{end}}
 {{with .Peer}}{{if .Attested}}<p>Your end attested. Verdict: <b>{{.Verdict}}</b>.</p>
 <table>{{range $name, $value := .Claims}}<tr><td>{{$name}}<td>{{$value}}
-{{end}}</table>{{else}}<p>Your end did not attest.</p>{{end}}{{else}}<p>Your end was not asked to attest.</p>{{end}}
+{{end}}</table>{{else}}<p>Your end was asked to attest and <b>did not</b>. It was let in all the same, and this server knows nothing of what it
+runs.</p>{{end}}{{else}}<p>Your end was not asked to attest.</p>{{end}}
 {{with .Binder}}<p>Channel binder: <code>{{.}}</code></p>{{end}}
 `))
 
@@ -31,7 +35,11 @@ func (s *session) servePage(f *connFlags) error {
 		return err
 	}
 	var body bytes.Buffer
-	if err := page.Execute(&body, s.report(f, nil)); err != nil {
+	shown := struct {
+		*report
+		Attester bool // there is one
+	}{s.report(f, nil), f.attest != ""}
+	if err := page.Execute(&body, shown); err != nil {
 		return err
 	}
 	resp := &http.Response{
