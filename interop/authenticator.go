@@ -113,12 +113,9 @@ func (c *Case) authenticator(conv *conversation, attester side, request []byte, 
 	if !s.ReadUint8LengthPrefixed(&echoed) || !bytes.Equal(echoed, context) {
 		return errors.New("the context is not that of the request")
 	}
-	entries, err := parseEntries(s)
+	evidence, spki, err := presentedIn(s)
 	if err != nil {
 		return err
-	}
-	if len(entries) == 0 {
-		return errors.New("there is no certificate")
 	}
 	h := conv.hash()
 	size := h().Size()
@@ -135,20 +132,35 @@ func (c *Case) authenticator(conv *conversation, attester side, request []byte, 
 	if !hmac.Equal(mac.Sum(nil), m[2][4:]) {
 		return errors.New("Finished does not verify under what the peer logged")
 	}
-	cert, err := x509.ParseCertificate(entries[0].data)
-	if err != nil {
-		return err
-	}
-	evidence, ok := find(entries[0].extensions, extCMWAttestation)
-	if !ok || len(evidence) < 2 {
-		return errors.New("there is no cmw_attestation in the first entry")
-	}
 	exported, err := conv.exporter(labelAttestation, context, 32)
 	if err != nil {
 		return err
 	}
-	if binding := sum(h, slices.Concat(cert.RawSubjectPublicKeyInfo, exported)); !bytes.Contains(evidence, binding) {
+	if binding := sum(h, slices.Concat(spki, exported)); !bytes.Contains(evidence, binding) {
 		return errors.New("the evidence does not carry the binding that both ends should have computed")
 	}
 	return nil
+}
+
+// presentedIn returns the evidence in the entries of an authenticator's Certificate, and
+// the key that it comes with.
+func presentedIn(entries cryptobyte.String) (evidence, spki []byte, err error) {
+	list, err := parseEntries(entries)
+	if err != nil {
+		return nil, nil, err
+	}
+	if len(list) == 0 {
+		return nil, nil, errors.New("there is no certificate")
+	}
+	cert, err := x509.ParseCertificate(list[0].data)
+	if err != nil {
+		return nil, nil, err
+	}
+	data, ok := find(list[0].extensions, extCMWAttestation)
+	s := cryptobyte.String(data)
+	var cmw cryptobyte.String
+	if !ok || !s.ReadUint16LengthPrefixed(&cmw) || !s.Empty() {
+		return nil, nil, errors.New("there is no cmw_attestation in the first entry")
+	}
+	return cmw, cert.RawSubjectPublicKeyInfo, nil
 }

@@ -63,6 +63,9 @@ type Runner struct {
 	// Keep is a folder for the logs of all cells; if it is empty, those of cells
 	// that failed are kept in a temporary one.
 	Keep string
+	// Vectors is a folder that known-answer files of cells that pass are written into,
+	// none if it is empty.
+	Vectors string
 	// Parallel is how many cells run at a time, 2 by default.
 	Parallel int
 	// Log is told in words what happens, and Report is called for each row, one
@@ -261,6 +264,11 @@ func (r *Runner) cell(ctx context.Context, x *cell, certs, tee string) *Row {
 	}
 	if status != 0 {
 		return say(Error, fmt.Sprintf("the capture is as it should be, and the peer ended with status %d", status))
+	}
+	if r.Vectors != "" {
+		if err := x.writeVector(r.Vectors, certs); err != nil {
+			return say(Error, "known-answer file: "+err.Error())
+		}
 	}
 	row.Attested = x.c.Attested()
 	if r.Keep == "" {

@@ -280,32 +280,73 @@ func (c *Case) checkEvidence(conv *conversation, who side, offer, selection, evi
 	if (chosen[0] == 0) != c.only {
 		return fmt.Errorf("the selected credential_kind is %d", chosen[0])
 	}
-	rest := o // the nonce of a request is in the offer, that of a proposal in the selection
-	if who == client {
-		rest = sel
+	nonce, err := conv.nonce(who)
+	if err != nil {
+		return err
 	}
-	var nonce cryptobyte.String
-	if !rest.ReadUint8LengthPrefixed(&nonce) || !rest.Empty() {
-		return errors.New("the nonce does not parse")
-	}
-	value := []byte(nonce)
-	if !(c.only && c.draft08) {
-		binder, err := conv.binder(nonce)
-		if err != nil {
-			return err
-		}
-		if binder == nil {
-			return errors.New("the peer did not log its Handshake Secret, so the binder cannot be computed")
-		}
-		value = binder
-	}
-	if !c.draft08 && !c.only && !bytes.Contains(evidence, []byte("cmwc_t")) {
-		value = reportData(who, value, spki)
+	value, _, err := c.value(conv, who, nonce, evidence, spki)
+	if err != nil {
+		return err
 	}
 	if !bytes.Contains(evidence, value) {
 		return errors.New("the evidence does not carry the challenge that both ends should have computed")
 	}
 	return nil
+}
+
+// value returns what the evidence has to carry, and the channel binder.
+func (c *Case) value(conv *conversation, who side, nonce, evidence, spki []byte) (value, binder []byte, err error) {
+	binder, err = conv.binder(nonce)
+	if err != nil {
+		return nil, nil, err
+	}
+	if binder == nil {
+		return nil, nil, errors.New("the peer did not log its Handshake Secret, so the binder cannot be computed")
+	}
+	bundle := bytes.Contains(evidence, []byte("cmwc_t"))
+	switch {
+	case c.only && c.draft08:
+		return nonce, binder, nil
+	case c.draft08 || c.only || bundle: // a bundle names the key by itself
+		return binder, binder, nil
+	}
+	return reportData(who, binder, spki), binder, nil
+}
+
+// nonce returns the relying party's nonce for what an end presents in the handshake.
+func (conv *conversation) nonce(who side) ([]byte, error) {
+	hello, err := conv.lastClientHello()
+	if err != nil {
+		return nil, err
+	}
+	if who == server {
+		data, _ := find(hello.extensions, extEvidenceRequest)
+		s := cryptobyte.String(data)
+		var types, nonce cryptobyte.String
+		if !s.ReadUint8LengthPrefixed(&types) || !s.ReadUint8LengthPrefixed(&nonce) || !s.Empty() {
+			return nil, errors.New("evidence_request does not parse")
+		}
+		return nonce, nil
+	}
+	ee := conv.first(server, typeEncryptedExtensions, 0)
+	if ee == nil {
+		return nil, errors.New("there is no EncryptedExtensions")
+	}
+	s := cryptobyte.String(ee.body())
+	answers, err := readExtensions(&s)
+	if err != nil {
+		return nil, err
+	}
+	data, _ := find(answers, extEvidenceProposal)
+	s = cryptobyte.String(data)
+	if _, err := readType(&s); err != nil {
+		return nil, err
+	}
+	var nonce cryptobyte.String
+	if !s.ReadUint8LengthPrefixed(&nonce) || !s.Empty() {
+		return nil, errors.New("evidence_proposal does not parse")
+	}
+	return nonce, nil
 }
 
 // reportData is what a report carries under the hardened rule.

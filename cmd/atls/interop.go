@@ -33,6 +33,7 @@ Examples:
     --install                   have apt-get install what peers need (Debian, root)
     --update ROOT               write the expected outcomes and docs/INTEROP.md of the
                                 source tree at ROOT
+    --vectors DIR               write a known-answer file for each cell that passes
     --json                      one object per cell on standard output
 
 The status is 3 if a cell failed, is an error, or is not what expected/ says.
@@ -49,6 +50,7 @@ func runInterop(ctx context.Context, env *environment, args []string) error {
 	fs.BoolVar(&r.Quick, "quick", false, "")
 	fs.BoolVar(&r.Install, "install", false, "")
 	fs.StringVar(&r.Keep, "keep", "", "")
+	fs.StringVar(&r.Vectors, "vectors", "", "")
 	list := fs.Bool("list", false, "")
 	asJSON := fs.Bool("json", false, "")
 	update := fs.String("update", "", "")
