@@ -60,8 +60,17 @@ go run ./cmd/atls interop --update .                  # the outcomes that are ex
 ` + "```" + `
 
 To add a case, add it to ` + "`interop/cases.go`" + `, with the requirement that it tests.
-[interop/testdata](../interop/testdata/README.md) has handshakes with all their bytes and secrets, to test
+[testdata/handshakes](../testdata/handshakes/README.md) has handshakes with all their bytes and secrets, to test
 against without this program.
+
+## What it does not show
+
+- OpenSSL sends an extension in Certificate only in answer to the same extension in ClientHello or CertificateRequest, which
+  attestation_evidence is not. So it verifies evidence and results in the handshake, in both roles, and presents evidence after it.
+- Evidence is of a TEE in software. The quotes of other stacks are by the same one, which a peer asks for a signature over
+  64 bytes, or in cases named "own" evidence of the peer's own making.
+- The authenticators of C peers and of Node are of this project, on the exporter of their stacks: no stack has them built in.
+- Binding and messages are read from the capture; whether a peer has verified a signature is known from what it refuses.
 `)
 	return b.String()
 }

@@ -58,7 +58,7 @@ type Runner struct {
 	Peers, Cases []string
 	// Quick leaves out what is not in the short run.
 	Quick bool
-	// Install has apt-get install what peers need.
+	// Install has apt-get install what peers need; with Quick, what is small of it.
 	Install bool
 	// Keep is a folder for the logs of all cells; if it is empty, those of cells
 	// that failed are kept in a temporary one.
@@ -133,7 +133,7 @@ func (r *Runner) Run(ctx context.Context) ([]*Row, error) {
 	}
 	defer tee.ln.Close()
 	if r.Install {
-		if err := install(ctx, names, r.Log); err != nil {
+		if err := install(ctx, names, !r.Quick, r.Log); err != nil {
 			fmt.Fprintf(r.Log, "%v\n", err)
 		}
 	}

@@ -69,13 +69,20 @@ func peerNames() []string {
 	return names
 }
 
-// packages returns the Debian packages that a peer needs.
-func packages(name string) []string {
-	b, err := embedded.ReadFile("peers/" + name + "/packages")
-	if err != nil {
-		return nil
+// packages returns the Debian packages that a peer needs; those that are hundreds of
+// megabytes only if large is set.
+func packages(name string, large bool) []string {
+	var all []string
+	files := []string{"packages"}
+	if large {
+		files = append(files, "packages.large")
 	}
-	return strings.Fields(string(b))
+	for _, f := range files {
+		if b, err := embedded.ReadFile("peers/" + name + "/" + f); err == nil {
+			all = append(all, strings.Fields(string(b))...)
+		}
+	}
+	return all
 }
 
 // unpack copies the folder of a peer below dir. Files without a dot in their names are programs.
@@ -186,10 +193,10 @@ func lastLine(b []byte) string {
 }
 
 // install has apt-get install what the peers need, as far as it is missing.
-func install(ctx context.Context, names []string, log io.Writer) error {
+func install(ctx context.Context, names []string, large bool, log io.Writer) error {
 	var missing []string
 	for _, name := range names {
-		for _, pkg := range packages(name) {
+		for _, pkg := range packages(name, large) {
 			if exec.CommandContext(ctx, "dpkg", "-s", pkg).Run() != nil && !slices.Contains(missing, pkg) {
 				missing = append(missing, pkg)
 			}
