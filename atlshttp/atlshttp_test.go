@@ -174,15 +174,18 @@ func (v *warns) Appraise(ctx context.Context, ev *attestext.Evidence, ch *attest
 func TestVerdictOfARequestOutlastsItsConnection(t *testing.T) {
 	for alpn := range protocols {
 		t.Run(alpn, func(t *testing.T) {
+			answered := make(chan struct{})
 			s := start(t, alpn, func(w http.ResponseWriter, r *http.Request) {
 				io.WriteString(w, "first")
 				w.(http.Flusher).Flush()
+				<-answered
 				atlshttp.ConnFromContext(r.Context()).Close()
 				if p := atlshttp.FromContext(r.Context()); !p.Valid() {
 					t.Error("the verdict went with the connection")
 				}
 			})
 			resp, err := s.Client().Get(s.URL)
+			close(answered)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -2,6 +2,7 @@ package atlshttp_test
 
 import (
 	"bytes"
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -194,6 +195,58 @@ func (l *load) request(tr *atlshttp.Transport, url string, client, size int) err
 	defer l.mu.Unlock()
 	l.most[conn] = max(l.most[conn], n)
 	return nil
+}
+
+// A round that fails ends the connection, and with it what is under way on it, and no
+// more: the next request has a new connection, made by a handshake of its own.
+func TestNextRequestHasANewConnectionWhereARoundFails(t *testing.T) {
+	for alpn := range protocols {
+		t.Run(alpn, func(t *testing.T) {
+			s := start(t, alpn, func(w http.ResponseWriter, r *http.Request) {
+				if r.URL.Path == "/wait" {
+					w.(http.Flusher).Flush()
+					<-r.Context().Done()
+					return
+				}
+				io.WriteString(w, r.RemoteAddr)
+			}, func(s *atlshttptest.Server) {
+				a := *s.TLS.Attestation
+				a.Carriage = tls.CarriagePostHandshake
+				s.TLS.Attestation = &a
+				a.Verifier = nil // the client asks
+			})
+			config := s.ClientTLS.Clone()
+			a := *config.Attestation
+			a.Carriage, a.Verifier = tls.CarriagePostHandshake, &inHandshakeOnly{a.Verifier}
+			config.Attestation = &a
+			client := &http.Client{Transport: s.Transport(config, nil)}
+			first, _ := get(t, client, s.URL)
+			resp, err := client.Get(s.URL + "/wait")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer resp.Body.Close()
+			if err := atlshttp.ConnFromContext(resp.Request.Context()).Reattest(t.Context()); !errors.Is(err, attestext.ErrPolicy) {
+				t.Fatalf("the round ends with %v", err)
+			}
+			if _, err := io.ReadAll(resp.Body); err == nil {
+				t.Error("the response has an end")
+			}
+			if second, _ := get(t, client, s.URL); second == first {
+				t.Error("the connection is still in use")
+			}
+		})
+	}
+}
+
+// inHandshakeOnly accepts no evidence made after the handshake.
+type inHandshakeOnly struct{ attestext.Verifier }
+
+func (v *inHandshakeOnly) Appraise(ctx context.Context, ev *attestext.Evidence, ch *attestext.Challenge) (*attestext.Appraisal, error) {
+	if ch.Binding == attestext.BindingExpat {
+		return nil, attestext.Errorf(attestext.ErrPolicy, "test", "it is too late")
+	}
+	return v.Verifier.Appraise(ctx, ev, ch)
 }
 
 // descriptors returns how many files are open, where that can be seen.

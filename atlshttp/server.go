@@ -23,7 +23,7 @@ const (
 
 	// maxHandshakes bounds how many handshakes are under way at a time on one
 	// listener; other connections wait to be accepted.
-	maxHandshakes = 512
+	maxHandshakes = 4096
 
 	// lingerTime and lingerBytes bound how long a refused connection is read from,
 	// so that TCP does not reset it before the client has read the alert.
@@ -69,7 +69,7 @@ func Serve(srv *http.Server, l net.Listener, config *tls.Config, opts ...Option)
 
 // NewListener returns a listener for srv.Serve, and for httptest.Server.Listener:
 // its Accept returns connections of l after the handshake. Handshakes run at the
-// same time, 512 at most, each bounded by the timeouts of srv as in net/http, or by 30
+// same time, 4096 at most, each bounded by the timeouts of srv as in net/http, or by 30
 // seconds. Those that fail are closed and logged to srv.ErrorLog.
 //
 // It changes srv, which must not serve yet and should serve nothing but attested

@@ -55,6 +55,9 @@ Examples:
                                 in TLV 0xE0 the verdict on it (--accept tls)
     --accept-proxy              expect such a header, of a load balancer, before the TLS
                                 handshake (--accept tls)
+    --alpn PROTOCOL             application protocol to offer or to choose, such as h2, which
+                                is up to the programs on either side; repeatable, in order
+                                of preference
     --max-connections N         how many are open at a time (default 256); others wait
     --idle-timeout DURATION     ends a connection on which nothing moves (default 5m)
     --drain DURATION            how long connections may go on after an interrupt or
@@ -143,6 +146,7 @@ type proxy struct {
 	accept, forward endpoint
 	sendProxy       bool
 	acceptProxy     bool
+	alpn            []string
 	idle, drain     time.Duration
 	slots           chan struct{}
 
@@ -188,6 +192,12 @@ func newProxy(env *environment, args []string) (p *proxy, metricsAddr string, er
 	overNetwork := fs.Bool("plain-over-network", false, "")
 	fs.BoolVar(&p.sendProxy, "send-proxy", false, "")
 	fs.BoolVar(&p.acceptProxy, "accept-proxy", false, "")
+	fs.Func("alpn", "", func(s string) error {
+		if p.alpn = append(p.alpn, s); s == "" || len(s) > 255 {
+			return errors.New("a protocol has 1 to 255 bytes")
+		}
+		return nil
+	})
 	most := fs.Int("max-connections", maxConnections, "")
 	fs.DurationVar(&p.idle, "idle-timeout", idleTimeout, "")
 	fs.DurationVar(&p.drain, "drain", defaultDrain, "")
@@ -249,6 +259,7 @@ func (p *proxy) read() (*generation, error) {
 	if a := setup.config.Attestation; a != nil {
 		a.Trace = p.metrics.trace()
 	}
+	setup.config.NextProtos = p.alpn
 	if setup.config.ServerName == "" && p.forward.scheme == "tls" {
 		setup.config.ServerName, _, _ = net.SplitHostPort(p.forward.addr)
 	}

@@ -4,6 +4,8 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	stdtls "crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -208,6 +210,65 @@ func TestProxyTellsWhoIsThere(t *testing.T) {
 				t.Errorf("%+v", h)
 			}
 		})
+	}
+}
+
+func TestProxyNegotiatesTheProtocol(t *testing.T) {
+	in := start(t, "proxy", args([]string{"--accept", "tls:127.0.0.1:0", "--forward", "tcp:" + backend(t, shout), "--alpn", "h2", "--alpn", "x"}, identity())...)
+	roots := x509.NewCertPool()
+	pem, err := os.ReadFile(pki("ca.pem"))
+	if err != nil || !roots.AppendCertsFromPEM(pem) {
+		t.Fatal("no roots")
+	}
+	for offered, want := range map[string]string{"x": "x", "h2": "h2", "": "", "y": "refused"} {
+		config := &stdtls.Config{RootCAs: roots, ServerName: "localhost"}
+		if offered != "" {
+			config.NextProtos = []string{offered}
+		}
+		conn, err := stdtls.Dial("tcp", in.addr, config)
+		got := "refused"
+		if err == nil {
+			got = conn.ConnectionState().NegotiatedProtocol
+			conn.Close()
+		}
+		if got != want {
+			t.Errorf("%q is offered: %q, want %q", offered, got, want)
+		}
+	}
+}
+
+// What is relayed is whole while the peers attest again and again.
+func TestProxyRelaysUnderReattestation(t *testing.T) {
+	again := []string{"--reattest", "20ms", "--carriage", "post-handshake"}
+	in, out := sidecars(t, "tcp:"+backend(t, func(c net.Conn) { io.Copy(c, c) }), again[2:], again)
+	c, err := net.Dial("tcp", out.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	c.SetDeadline(time.Now().Add(testTimeout))
+	question, answer := make([]byte, 1<<16), make([]byte, 1<<16)
+	for begun, n := time.Now(), byte(0); time.Since(begun) < 300*time.Millisecond; n++ {
+		question[n] = n
+		written := make(chan struct{})
+		go func() {
+			defer close(written)
+			c.Write(question)
+		}()
+		if _, err := io.ReadFull(c, answer); err != nil || !bytes.Equal(question, answer) {
+			t.Fatal(err)
+		}
+		<-written
+	}
+	c.(*net.TCPConn).CloseWrite()
+	if rest, err := io.ReadAll(c); err != nil || len(rest) != 0 {
+		t.Errorf("%d bytes, %v", len(rest), err)
+	}
+	for name, r := range map[string]*running{"in": in, "out": out} {
+		r.stop()
+		if all := reports(t, r.end()); len(all) != 1 || all[0]["ok"] != true {
+			t.Errorf("%s: %v", name, all)
+		}
 	}
 }
 
@@ -538,6 +599,7 @@ func TestProxyRefusesWhatMakesNoSense(t *testing.T) {
 		"header in":     {"--accept", "tcp:localhost:1", "--forward", "tls:localhost:2", "--accept-proxy"},
 		"no connection": {"--accept", "tcp:localhost:1", "--forward", "tls:localhost:2", "--max-connections", "0"},
 		"no time":       {"--accept", "tcp:localhost:1", "--forward", "tls:localhost:2", "--idle-timeout", "0s"},
+		"no protocol":   {"--accept", "tcp:localhost:1", "--forward", "tls:localhost:2", "--alpn", ""},
 		"once":          {"--accept", "tcp:localhost:1", "--forward", "tls:localhost:2", "--once"},
 		"no cert":       {"--accept", "tls:localhost:1", "--forward", "tcp:localhost:2"},
 	} {
