@@ -685,6 +685,60 @@ func TestShutdownLetsRequestsFinish(t *testing.T) {
 	}
 }
 
+// deaf is a connection to a machine that is gone: nothing comes any more.
+type deaf struct {
+	net.Conn
+	gone   chan struct{}
+	closed chan struct{}
+	once   sync.Once
+}
+
+func (c *deaf) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	select {
+	case <-c.gone:
+		<-c.closed
+		return 0, net.ErrClosed
+	default:
+		return n, err
+	}
+}
+
+func (c *deaf) Close() error {
+	c.once.Do(func() { close(c.closed) })
+	return c.Conn.Close()
+}
+
+// A connection of HTTP/2 whose peer is gone is found out by its pings, and replaced.
+func TestPingsFindOutADeadConnection(t *testing.T) {
+	s := start(t, "h2", who)
+	first := &deaf{gone: make(chan struct{}), closed: make(chan struct{})}
+	var dials atomic.Int32
+	tr := s.Transport(s.ClientTLS, &http.Transport{
+		HTTP2: &http.HTTP2Config{SendPingTimeout: 50 * time.Millisecond, PingTimeout: 50 * time.Millisecond},
+		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+			c, err := new(net.Dialer).DialContext(ctx, network, addr)
+			if dials.Add(1) == 1 && err == nil {
+				first.Conn = c
+				return first, nil
+			}
+			return c, err
+		},
+	})
+	client := &http.Client{Transport: tr, Timeout: time.Minute}
+	get(t, client, s.URL)
+	close(first.gone)
+	if resp, err := client.Get(s.URL); err == nil {
+		resp.Body.Close()
+	}
+	select {
+	case <-first.closed:
+	case <-time.After(time.Minute):
+		t.Fatal("the connection is kept")
+	}
+	get(t, client, s.URL)
+}
+
 func TestListenAndServeSaysWhatIsWrong(t *testing.T) {
 	if err := atlshttp.ListenAndServe(&http.Server{Addr: "127.0.0.1:0"}, nil); err == nil || !strings.Contains(err.Error(), "tls.Config") {
 		t.Error(err)

@@ -41,7 +41,7 @@ type Transport struct {
 
 // NewTransport returns a Transport whose connections are made under config, which
 // is cloned. Timeouts, limits, Protocols and DialContext come from base, which is cloned
-// as well; nil is for the values of http.DefaultTransport. A handshake has 30 seconds
+// as well, HTTP2 with its pings included; nil is for the values of http.DefaultTransport. A handshake has 30 seconds
 // unless base says otherwise. base must not say how to do TLS, or name a proxy.
 //
 // If config has no ServerName, each connection has that of its URL; if it has no

@@ -323,7 +323,6 @@ func TestMistakesOnTheCommandLine(t *testing.T) {
 		{[]string{"help", "nothing"}, 1, "nothing"},
 		{[]string{"serve", "-h"}, 1, "atls serve"},
 		{[]string{"nothing"}, 1, "unknown command"},
-		{[]string{"compare"}, 1, "not in this version"},
 		{[]string{"verifier", "x"}, 1, "takes 0 arguments"},
 		{[]string{"verifier", "--key", "testdata/skips.txt"}, 2, "no PEM"},
 		{[]string{"verifier", "--key", "testdata/nothing/key.pem"}, 1, "--key"},
