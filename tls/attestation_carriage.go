@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -44,7 +45,8 @@ type attestLive struct {
 	parts    []byte
 	lastPart uint8
 
-	queued atomic.Int32 // len(queue)
+	queued  atomic.Int32 // len(queue)
+	writing atomic.Int32 // who waits to write it, or does
 
 	mu        sync.Mutex
 	kept      []byte // application data that Reattest has read and goes on reading
@@ -144,6 +146,12 @@ func (c *Conn) attestSend(b []byte) <-chan error {
 	l.queued.Add(1)
 	l.mu.Unlock()
 	go func() { // until the Write has ended, at most
+		l.writing.Add(1)
+		defer l.writing.Add(-1)
+		if c.attestClosed() { // and else attestClose knows of this
+			sent <- net.ErrClosed
+			return
+		}
 		c.out.Lock()
 		defer c.out.Unlock()
 		c.attestFlushLocked()
@@ -169,7 +177,10 @@ func (c *Conn) attestFlushLocked() error {
 	var failed error
 	for _, m := range queue {
 		err := c.attestWriteLocked(m.data)
-		m.sent <- err
+		select {
+		case m.sent <- err:
+		default: // Close has said so before
+		}
 		if failed == nil {
 			failed = err
 		}

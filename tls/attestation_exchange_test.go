@@ -567,3 +567,51 @@ func selfSigned(t *testing.T) Certificate {
 	}
 	return Certificate{Certificate: [][]byte{der}, PrivateKey: key}
 }
+
+// TestLargeEvidence: Evidence of many records travels in either carriage and in a later
+// round, and what does not fit is an error at the end that made it.
+func TestExchangeOfLargeEvidence(t *testing.T) {
+	for _, carriage := range []AttestationCarriage{CarriageLeading, CarriagePostHandshake} {
+		client, server := exchanging(PostHandshake)
+		onlyServerAttests(client, server)
+		client.Attestation.Carriage = carriage
+		size := 65000
+		server.Attestation.Attester = &stubTEE{attest: func(_ context.Context, req *attestext.AttestRequest) ([]byte, error) {
+			if size > 1<<16 {
+				return make([]byte, size), nil
+			}
+			return (&stubTEE{padding: size}).honest(req.Challenge)
+		}}
+		c, s := established(t, client, server)
+		if got := len(c.ConnectionState().PeerAttestation.Evidence().CMW); got < size {
+			t.Errorf("%v: %d bytes", carriage, got)
+		}
+		if carriage == CarriagePostHandshake {
+			echo(s)
+			if err := c.Reattest(t.Context()); err != nil {
+				t.Error(err)
+			}
+		}
+		size = 1<<16 + 1
+		ends := attestHandshake(t, client, server)
+		if !errors.Is(ends.serverErr, exportedauth.ErrUsage) || !strings.Contains(ends.serverErr.Error(), "has room for") || !errors.Is(ends.clientErr, exportedauth.ErrRefused) {
+			t.Errorf("%v: client: %v, server: %v", carriage, ends.clientErr, ends.serverErr)
+		}
+	}
+}
+
+// TestExchangeIdentity: an exchange authenticates with what the handshake chose, by
+// whatever callback.
+func TestExchangeUsesTheCertificateOfTheHandshake(t *testing.T) {
+	client, server := exchanging(PostHandshake)
+	server.ClientAuth = RequireAndVerifyClientCert
+	calls := [2]int{}
+	own := [2]Certificate{client.Certificates[0], server.Certificates[0]}
+	client.Certificates, server.Certificates = nil, nil
+	client.GetClientCertificate = func(*CertificateRequestInfo) (*Certificate, error) { calls[0]++; return &own[0], nil }
+	server.GetCertificate = func(*ClientHelloInfo) (*Certificate, error) { calls[1]++; return &own[1], nil }
+	ends := attestHandshake(t, client, server)
+	if ends.clientErr != nil || ends.serverErr != nil || calls != [2]int{1, 1} {
+		t.Errorf("client: %v, server: %v, calls %v", ends.clientErr, ends.serverErr, calls)
+	}
+}

@@ -1214,6 +1214,42 @@ func TestApplicationDataBeforeTheAuthenticatorIsRefused(t *testing.T) {
 	}
 }
 
+// TestCloseOfAStuckConnection: Close does not wait for a peer that asks and does not
+// read the answer.
+func TestCloseDoesNotWaitForAnAnswerToBeRead(t *testing.T) {
+	t.Parallel()
+	client, server := reattesting()
+	cc, sc := net.Pipe() // which has no buffer
+	c, s := Client(cc, client), Server(sc, server)
+	defer cc.Close()
+	shaken := make(chan error, 1)
+	go func() { shaken <- s.Handshake() }()
+	if err := c.Handshake(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-shaken; err != nil {
+		t.Fatal(err)
+	}
+	read := make(chan error, 1)
+	go func() { read <- second(s.Read(make([]byte, 1))) }()
+	p := newTalk(t, c)
+	if err := p.say(request(t, p, nil)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := cc.Read(make([]byte, 1)); err != nil { // and no more: it writes
+		t.Fatal(err)
+	}
+	closed := make(chan error, 1)
+	go func() { closed <- s.Close() }()
+	select {
+	case <-closed:
+	case <-time.After(30 * time.Second):
+		t.Error("Close hangs")
+		sc.Close()
+	}
+	<-read
+}
+
 // FuzzPostHandshakeMessages has both ends read what comes in handshake records after the
 // handshake, while a request of theirs waits for its answer.
 func FuzzPostHandshakeMessages(f *testing.F) {

@@ -197,6 +197,9 @@ func (c *Conn) attestClose() {
 	for _, cancel := range calls.set {
 		(*cancel)()
 	}
+	if c.attest.live.writing.Load() > 0 { // or Close would wait for a peer that does not read
+		c.SetWriteDeadline(time.Now().Add(alertTime))
+	}
 }
 
 // attestClosed reports whether Close was called.
