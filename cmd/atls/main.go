@@ -27,6 +27,7 @@ const usage = `Usage:
     atls enrol [--tpm PATH] [--ek-roots FILE]
     atls verifier [--listen ADDR] [--trust-roots FILE] [--collateral FILE] [--policy FILE] [--key FILE]
     atls attack [SCENARIO] [--mode MODE] [--mitigation M] [-v]
+    atls compare [--quick] [--out DIR] [--resume]
     atls interop [--peer NAME] [--case ID] [--quick]
 
 Examples:
@@ -48,6 +49,7 @@ Commands:
     enrol      have the attestation key of this machine's TPM trusted by others
     verifier   a service that appraises evidence for others
     attack     run the published attacks against each mode
+    compare    what each mode costs, and a report of that and of the attacks
     interop    handshakes with TLS stacks by others, as a matrix
 
 "atls help COMMAND" lists the flags of a command. With --json, standard output has
@@ -82,13 +84,11 @@ func init() {
 		"enrol":    {enrolUsage, runEnrol},
 		"verifier": {verifierUsage, runVerifier},
 		"attack":   {attackUsage, runAttack},
+		"compare":  {compareUsageText(), runCompare},
 		"interop":  {interopUsage, runInterop},
 		"proxy":    {proxyUsage, runProxy},
 	}
 }
-
-// notYet are the commands that the documentation names and this version lacks.
-var notYet = map[string]bool{"compare": true}
 
 // run is main without the process: it returns the exit status.
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
@@ -103,11 +103,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	}
 	cmd := commands[name]
 	if cmd == nil {
-		err := usagef(`"atls help" lists the commands`, "unknown command %q", name)
-		if notYet[name] {
-			err = usagef(`"atls help" lists the commands`, "%q is not in this version", name)
-		}
-		return env.fail(err)
+		return env.fail(usagef(`"atls help" lists the commands`, "unknown command %q", name))
 	}
 	return env.fail(cmd.run(ctx, env, args))
 }

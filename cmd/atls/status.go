@@ -157,6 +157,9 @@ func hint(err error) string {
 	if e, ok := errors.AsType[*usageError](err); ok {
 		return e.hint
 	}
+	if e, ok := errors.AsType[*interruptedError](err); ok {
+		return fmt.Sprintf("what was finished is kept: the same command with --resume --out %s goes on", e.dir)
+	}
 	if e, ok := errors.AsType[*refusedError](err); ok {
 		return alertHints[e.alert]
 	}
