@@ -38,6 +38,7 @@ type Case struct {
 	attests []side // who presents evidence or results
 	only    bool   // in place of a certificate
 	draft08 bool   // the rule of the draft, else the hardened one
+	twoKeys bool   // the evidence covers a key of its own, and both keys sign
 	page    bool   // the peer is a browser, which may connect several times
 
 	// cert is the suffix of the certificate files of the end that is a server, and
@@ -139,6 +140,12 @@ func (f *flags) args() []string {
 			args = append(args, "--trust-roots", f.file("verifiers.json"))
 		}
 	}
+	if c.twoKeys && f.attest != "" {
+		args = append(args, "--attested-key", "new")
+	}
+	if c.twoKeys && f.verify != "" {
+		args = append(args, "--peer-attested-key")
+	}
 	if c.exchanges() {
 		args = append(args, "--mode", c.Mode, "--carriage", "leading")
 	}
@@ -194,6 +201,8 @@ var (
 
 	mustExportedFinished = Must{"a Finished message, computed as HMAC over the transcript under the Finished MAC key", "RFC 9261, 5.2.3"}
 
+	mustTwoKeys = Must{"both keys signed this session, each naming the other", "docs/SECURITY.md, Two keys"}
+
 	mustRule     = Must{"both ends are configured alike, and a mismatch is bad_certificate", "docs/DESIGN.md, Decisions"}
 	mustRequired = Must{"attestation is required, and the peer does not offer or answer it: missing_extension", "docs/SECURITY.md, What the implementation enforces"}
 	mustSend     = Must{"a server agreed to attest and sends a certificate without evidence: handshake_failure", "docs/SECURITY.md, What the implementation enforces"}
@@ -225,6 +234,7 @@ func Cases() []*Case {
 	baseCases(add)
 	attestCases(add)
 	passportCases(add)
+	twoKeyCases(add)
 	exchangeCases(add)
 	wrongCases(add)
 	return all
@@ -378,6 +388,13 @@ func attestCases(add func(Case)) {
 			if who.name == "both" {
 				continue
 			}
+			if !w.draft08 {
+				snp := base
+				snp.ID += ".snp"
+				snp.About += ", with a report of SEV-SNP"
+				snp.Quick, snp.roles = false, who.who
+				add(snp)
+			}
 			own := base
 			own.ID += ".own"
 			own.About += ", with evidence of the peer's own making, appraised through exec:"
@@ -405,6 +422,16 @@ func attestCases(add func(Case)) {
 			mismatch.expect = expectation{alert: alertBadCertificate, byPeer: true}
 			add(mismatch)
 		}
+	}
+}
+
+// twoKeyCases are handshakes in which a certified key and an attested one sign.
+func twoKeyCases(add func(Case)) {
+	for _, who := range whos {
+		add(Case{
+			ID: "two-keys." + who.name, About: "a certified key and an attested key sign the session; who attests: " + who.name, Mode: modeAttest,
+			Quick: who.name == "both", roles: both, attests: who.who, twoKeys: true, Must: mustTwoKeys,
+		})
 	}
 }
 
@@ -559,4 +586,18 @@ func wrongCases(add func(Case)) {
 	wrong(server, "expat-refusal", "declines to authenticate", alertHandshakeFailure, mustRequired, after)
 	wrong(client, "expat-other-context", "evidence over the context of another request", alertBadCertificate, mustExported, after)
 	wrong(client, "expat-no-evidence", "an authenticator without evidence", alertCertificateRequired, mustSendC, after)
+
+	two := func(c *Case) { c.twoKeys = true }
+	result := func(c *Case) { c.Mode = modePassport }
+	only := func(c *Case) { c.only = true }
+	wrong(server, "two-keys-bad-proof", "the attested key signs something else", alertDecryptError, mustTwoKeys, two)
+	wrong(server, "two-keys-no-proof", "evidence covers a key that signs nothing", alertBadCertificate, mustTwoKeys, two)
+	wrong(server, "two-keys-unasked", "a proof that the client does not accept", alertUnsupportedExt, mustAsked)
+	wrong(client, "two-keys-bad-proof", "the attested key signs something else", alertDecryptError, mustTwoKeys, two)
+	wrong(server, "result-other-key", "a result about another key", alertBadCertificate, mustKey, result)
+	wrong(client, "result-other-key", "a result about another key", alertBadCertificate, mustKey, result)
+	wrong(server, "result-bad-signature", "a result with another signature", alertBadCertificate, mustCarry, result)
+	wrong(server, "token-other-session", "in place of a certificate, a token of another session", alertBadCertificate, mustInclusion, only)
+	wrong(client, "token-other-session", "in place of a certificate, a token of another session", alertBadCertificate, mustInclusion, only)
+	wrong(server, "token-unvouched-key", "in place of a certificate, a token by a key that no platform vouches for", alertBadCertificate, mustCarry, only)
 }

@@ -323,7 +323,7 @@ func (r *Runner) play(ctx context.Context, x *cell, certs, tee string) (status i
 		"ATLS_INTEROP_LOGS": x.dir, "ATLS_INTEROP_TEE": tee,
 	}
 	f := &flags{role: x.role.other(), dir: certs, peer: x.p.dir, c: x.c}
-	common := append([]string{"--json", "--timeout", "10s", "--keylog", filepath.Join(x.dir, forkKeys)}, f.args()...)
+	common := append([]string{"--json", "--timeout", "20s", "--keylog", filepath.Join(x.dir, forkKeys)}, f.args()...)
 	log, err := os.Create(filepath.Join(x.dir, "atls.log"))
 	if err != nil {
 		return 0, err

@@ -35,8 +35,8 @@ const (
 	nonsense = "nonsense.that.no.peer.knows"
 
 	setupTimeout   = 2 * time.Minute
-	cellTimeout    = 25 * time.Second
-	browserTimeout = 60 * time.Second
+	cellTimeout    = 45 * time.Second
+	browserTimeout = 90 * time.Second
 )
 
 // A peer is one of the stacks. It has a folder, or is a function of this program
@@ -115,8 +115,9 @@ func (p *peer) setup(ctx context.Context, logs string) error {
 		out, errs, status, err := p.exec(ctx, setupTimeout, "setup", os.Environ())
 		switch {
 		case errors.Is(err, fs.ErrNotExist): // nothing to set up
-		case err != nil:
-			return err
+		case err != nil: // no such interpreter, say
+			p.skip = err.Error()
+			return nil
 		case status == statusUnsupported:
 			p.skip = lastLine(errs)
 			return nil

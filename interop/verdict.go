@@ -21,6 +21,7 @@ const (
 	extEvidenceProposal    = 0xFFA2
 	extResultsRequest      = 0xFFA3
 	extResultsProposal     = 0xFFA4
+	extAttestedKeyProof    = 0xFFA6
 )
 
 const typeNewSessionTicket = 4
@@ -202,6 +203,9 @@ func (c *Case) presented(conv *conversation, who side) error {
 	if evidence == nil {
 		return errors.New("Certificate has no evidence")
 	}
+	if c.twoKeys != conv.proves(who) {
+		return fmt.Errorf("attested_key_proof is there: %v", !c.twoKeys)
+	}
 	if (spki == nil) != c.only {
 		return errors.New("evidence beside a certificate, want it in place of one, or the other way round")
 	}
@@ -224,8 +228,9 @@ func (c *Case) presented(conv *conversation, who side) error {
 	return c.checkEvidence(conv, who, offer, selection, evidence, spki)
 }
 
-// evidence returns what an end's Certificate carries, and the key of its
-// certificate, nil where the evidence is in place of one.
+// evidence returns what an end's Certificate carries, and the key that it has to cover:
+// that of the certificate, or with two keys the attested one; nil where the evidence is
+// in place of a certificate.
 func (conv *conversation) evidence(who side) (evidence, spki []byte, err error) {
 	m := conv.first(who, typeCertificate, 0)
 	if m == nil {
@@ -250,7 +255,29 @@ func (conv *conversation) evidence(who side) (evidence, spki []byte, err error) 
 			evidence = data
 		}
 	}
+	if proof, ok := find(entries[0].extensions, extAttestedKeyProof); ok {
+		s := cryptobyte.String(proof)
+		var key cryptobyte.String
+		if !s.Skip(2) || !s.ReadUint16LengthPrefixed(&key) {
+			return nil, nil, errors.New("attested_key_proof does not parse")
+		}
+		return evidence, key, nil
+	}
 	return evidence, cert.RawSubjectPublicKeyInfo, nil
+}
+
+// proves reports whether an end's Certificate has attested_key_proof.
+func (conv *conversation) proves(who side) bool {
+	m := conv.first(who, typeCertificate, 0)
+	if m == nil {
+		return false
+	}
+	entries, err := parseCertificate(m.body())
+	if err != nil || len(entries) == 0 {
+		return false
+	}
+	_, ok := find(entries[0].extensions, extAttestedKeyProof)
+	return ok
 }
 
 // checkEvidence checks that the evidence has the challenge in it that the rule

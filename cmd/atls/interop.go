@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"path/filepath"
@@ -36,7 +37,8 @@ Examples:
     --vectors DIR               write a known-answer file for each cell that passes
     --json                      one object per cell on standard output
 
-The status is 3 if a cell failed, is an error, or is not what expected/ says.
+The status is 3 if a cell failed, is an error, or is not what expected/ says, and 127
+if no peer supports a case that was selected.
 `
 
 func runInterop(ctx context.Context, env *environment, args []string) error {
@@ -98,11 +100,17 @@ func runInterop(ctx context.Context, env *environment, args []string) error {
 	if *update != "" {
 		return interop.Update(*update, rows, took)
 	}
-	if !summary.OK() {
+	switch {
+	case !summary.OK():
 		return &reportedError{fmt.Errorf("interop: %v", summary)}
+	case summary.Outcomes[interop.Unsupported] == len(rows):
+		return &reportedError{errUnsupported}
 	}
 	return nil
 }
+
+// errUnsupported is that no peer can do what was selected.
+var errUnsupported = errors.New("no peer supports a case that was selected")
 
 // printRow says what became of a cell, in a line or two.
 func printRow(w io.Writer, row *interop.Row) {

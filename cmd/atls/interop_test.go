@@ -56,6 +56,9 @@ func TestInteropUsage(t *testing.T) {
 			t.Errorf("%q: status %d, %s", tt.args, e.status, e.stderr)
 		}
 	}
+	if e := atls(t, "", "interop", "--peer", "crypto-tls", "--case", "attest.server"); e.status != 127 {
+		t.Errorf("a case that no peer supports: status %d, %s", e.status, e.stderr)
+	}
 	if e := atls(t, "", "interop", "--list"); e.status != 0 || !strings.Contains(e.stdout, "attest.server.x509.hardened") {
 		t.Errorf("--list: status %d", e.status)
 	}

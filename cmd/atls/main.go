@@ -56,7 +56,7 @@ Commands:
 one JSON object per line and nothing else.
 
 Exit status: 0 ok, 1 usage, 2 malformed input, 3 verification failed, 4 refused by
-policy, 5 network.
+policy, 5 network, 127 nothing that was selected is supported (interop).
 `
 
 // An environment is what a command runs in.

@@ -23,6 +23,7 @@ const (
 	statusVerification = 3
 	statusPolicy       = 4
 	statusNetwork      = 5
+	statusUnsupported  = 127 // of atls interop
 )
 
 // A usageError is a mistake on the command line, or in a file that it names.
@@ -85,6 +86,9 @@ func exitStatus(err error) int {
 	}
 	if errors.As(err, new(*usageError)) {
 		return statusUsage
+	}
+	if errors.Is(err, errUnsupported) {
+		return statusUnsupported
 	}
 	if errors.As(err, new(*malformedError)) {
 		return statusMalformed

@@ -11,11 +11,14 @@ WRONG = {
         "debug", "bad-certificate-verify", "proposal-without-request",
         "expat-other-context", "expat-wrong-key", "expat-wrong-measurement", "expat-malformed", "expat-no-evidence", "expat-bad-signature",
         "expat-bad-finished", "expat-refusal",
+        "two-keys-bad-proof", "two-keys-no-proof", "two-keys-unasked", "result-other-key", "result-bad-signature", "token-other-session",
+        "token-unvouched-key",
     },
     "client": {
         "no-offer", "no-common-type", "request-no-common-type", "request-no-common-verifier", "short-nonce", "empty-list", "trailing-byte",
         "unknown-encoding", "new-nonce-after-hrr", "dropped-after-hrr", "no-evidence", "no-certificate", "unasked-evidence", "malformed",
         "wrong-binder", "wrong-role", "wrong-key", "bad-signature", "wrong-measurement", "expat-other-context", "expat-no-evidence",
+        "two-keys-bad-proof", "result-other-key", "token-other-session",
     },
 }
 
@@ -31,6 +34,8 @@ class Plan:
         self.exchange = False     # in exported authenticators after it
         self.only = False         # in place of a certificate
         self.draft08 = False
+        self.two_keys = False     # evidence covers another key than the certificate's, and both sign
+        self.snp = False          # SEV-SNP, else TDX
         self.own = False          # this end's evidence is of its own making
         self.suite = self.group = None
         self.retry = False        # have a HelloRetryRequest
@@ -92,11 +97,17 @@ def plan(case, role):
                 p.suite = SUITES[word]
             elif word == "own" and role in p.attests:
                 p.own = True
+            elif word == "snp" and role in p.attests and not p.only:
+                p.snp = True
             elif word == "mismatch" and role not in p.attests:
                 p.fails = True
             else:
                 return None
         return p
+    if head == "two-keys" and len(rest) == 1:
+        p.attests = {"server": {"server"}, "client": {"client"}, "both": {"server", "client"}}.get(rest[0], set())
+        p.two_keys = True
+        return p if p.attests else None
     if head in ("expat", "combined") and rest:
         p.exchange, p.handshake = True, head == "combined"
         p.attests = {"server": {"server"}, "client": {"client"}, "both": {"server", "client"}}.get(rest.pop(0), set())
@@ -121,6 +132,9 @@ def plan(case, role):
         if p.wrong in ("unasked-answer", "unasked-evidence", "proposal-without-request", "no-offer"):
             p.attests = set()
         p.retry = p.wrong.endswith("after-hrr")
+        p.two_keys = p.wrong.startswith("two-keys-")
+        p.only = p.wrong.startswith("token-")
+        p.results = p.results or p.wrong.startswith("result-")
         if p.wrong.startswith("expat-"):
             p.exchange, p.handshake, p.client_cert = True, False, role == "client"
         return p

@@ -1,5 +1,6 @@
 """One end of a case, on Scapy. The contract is in ../CONTRACT.md."""
 
+import hashlib
 import os
 import sys
 
@@ -25,6 +26,7 @@ from tls13 import CERTIFICATE, CERTIFICATE_REQUEST, ENCRYPTED_EXTENSIONS, Alerte
 
 # Extensions, in the private-use range.
 EVIDENCE, EVIDENCE_REQUEST, EVIDENCE_PROPOSAL, RESULTS_REQUEST, RESULTS_PROPOSAL = range(0xFFA0, 0xFFA5)
+KEY_PROOF = 0xFFA6  # not of the draft
 
 P256, X25519, X448 = 23, 29, 30
 
@@ -97,10 +99,14 @@ def certificate(c, p, nonce):
         return body([entry(der, [])]), key
     if p.wrong == "no-certificate":
         return body([]), None
-    cmw = present(c, p, nonce, key)
+    ek = ec.generate_private_key(ec.SECP256R1()) if p.two_keys else None
+    cmw = present(c, p, nonce, ek or key)
     if p.only:
         return body([entry(cmw, [])]), key
     ext = [(EVIDENCE, cmw)]
+    if ek and p.wrong != "two-keys-no-proof":
+        scheme, sig = tls13.sign(ek, key_proof(c, p, ROLE, c.transcript, der, cmw if p.wrong != "two-keys-bad-proof" else b""))
+        ext.append((KEY_PROOF, scheme.to_bytes(2, "big") + vec(2, spki_of(ek.public_key())) + vec(2, sig)))
     if p.wrong == "twice":
         ext *= 2
     if p.wrong == "second-entry":
@@ -110,10 +116,16 @@ def certificate(c, p, nonce):
     return body([entry(der, ext)]), key
 
 
+def key_proof(c, p, who, before, der, cmw):
+    """What the attested key signs, where it is not the certificate's."""
+    hashed = b"".join(hashlib.new(c.hash, b).digest() for b in (b"".join(before), der, cmw))
+    return b"\x20" * 64 + b"TLS 1.3, attested key proof, %s\0" % who.encode() + hashed
+
+
 def present(c, p, nonce, key):
     """The evidence or result that this end shows."""
     if p.results:
-        return evidence.make_result(ROLE)
+        return evidence.make_result(p.other() if p.wrong == "result-other-key" else ROLE, p.wrong == "result-bad-signature")
     binder = c.binder(nonce)
     if p.wrong == "wrong-binder":
         binder = bytes([binder[0] ^ 1]) + binder[1:]
@@ -122,12 +134,14 @@ def present(c, p, nonce, key):
     if p.wrong == "first-hello-binder":
         binder = c.binder(nonce, c.transcript[0])
     if p.only:
+        if p.wrong == "token-other-session":
+            binder = os.urandom(len(binder))
         return evidence.make_bundle(p, nonce if p.draft08 else binder, key.public_key())
     spki = spki_of(ec.generate_private_key(ec.SECP256R1()).public_key() if p.wrong == "wrong-key" else key.public_key())
     data = evidence.report_data(p, p.other() if p.wrong == "wrong-role" else ROLE, binder, spki)
     if p.own:
         return evidence.make_own(data)
-    cmw = evidence.make_report(data, {"wrong-measurement": "tdx-unknown", "debug": "tdx-debug"}.get(p.wrong, "tdx"))
+    cmw = evidence.make_report(data, "snp" if p.snp else {"wrong-measurement": "tdx-unknown", "debug": "tdx-debug"}.get(p.wrong, "tdx"))
     if p.wrong == "malformed":
         return b"\xff" + cmw
     if p.wrong == "bad-signature":
@@ -168,13 +182,28 @@ def check_peer(c, p, nonce, body, verify_signature):
             if p.results:
                 evidence.verify_result(p, cmw, spki_of(key))
             else:
-                evidence.verify_evidence(p, who, cmw, None, c.binder(nonce), spki_of(key))
+                spki = check_key_proof(c, p, who, data, cmw, ext) if p.two_keys else spki_of(key)
+                evidence.verify_evidence(p, who, cmw, None, c.binder(nonce), spki)
         elif cmw is not None:
             raise Refused("evidence that was not asked for", 110)
     try:
         verify_signature(key)
     except InvalidSignature:
         raise Refused("CertificateVerify does not verify", 51)
+
+
+def check_key_proof(c, p, who, der, cmw, ext):
+    """Verifies attested_key_proof, and returns the key that the evidence must cover."""
+    if KEY_PROOF not in ext:
+        raise Refused("there is no proof of the attested key", 109)
+    r = Reader(ext[KEY_PROOF])
+    scheme, spki, sig = r.uint(2), r.vec(2), r.vec(2)
+    try:
+        # Certificate and CertificateVerify have been read.
+        tls13.verify(serialization.load_der_public_key(spki), scheme, sig, key_proof(c, p, who, c.transcript[:-2], der, cmw))
+    except InvalidSignature:
+        raise Refused("the proof of the attested key does not verify", 51)
+    return spki
 
 
 def selection(p, ext, typ, what):
@@ -196,6 +225,8 @@ def client(c, p):
         groups, share = [X448, P256], X448
     sid = os.urandom(32)
     more = request_extension(p, nonce) + proposal_extension(p)
+    if p.two_keys and p.presents("server"):
+        more.append((KEY_PROOF, b""))
     c.send_client_hello(suites, groups, share, sid, more)
     group = c.read_server_hello()
     if group is not None:
@@ -290,7 +321,7 @@ def server(c, p):
     asks = p.client_cert and not p.exchange or p.presents("client")
     if asks:
         schemes = vec(2, b"".join(s.to_bytes(2, "big") for s in tls13.SIGNATURES))
-        c.send(CERTIFICATE_REQUEST, vec(1, b"") + extensions([(13, schemes)]))
+        c.send(CERTIFICATE_REQUEST, vec(1, b"") + extensions([(13, schemes)] + ([(KEY_PROOF, b"")] if p.two_keys else [])))
     c.request_context = b""
     body, key = certificate(c, p, theirs)
     c.send(CERTIFICATE, body)
