@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"path/filepath"
 	"slices"
-	"strings"
 )
 
 // Modes, as rows name them. Passport and two keys are ways of tls-attest that are
@@ -453,7 +452,7 @@ func passportCases(add func(Case)) {
 				continue // nothing tells it from only.hardened
 			}
 			add(Case{
-				ID: "passport." + who.name + "." + strings.TrimSuffix(w.name, "only."), Mode: modePassport, roles: both, attests: who.who,
+				ID: "passport." + who.name + "." + w.name, Mode: modePassport, roles: both, attests: who.who,
 				only: w.only, draft08: w.draft08, Quick: w.name == "x509.hardened",
 				About: fmt.Sprintf("who presents a result: %s; %s", who.name, w.name),
 				Must:  mustVerifier,

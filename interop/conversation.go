@@ -227,8 +227,10 @@ func (c *conversation) handshakes(from side, d *direction, protection string, ke
 	return nil
 }
 
-func (c *conversation) hash() func() hash.Hash {
-	if c.suite == 0x1302 {
+func (c *conversation) hash() func() hash.Hash { return suiteHash(c.suite) }
+
+func suiteHash(suite uint16) func() hash.Hash {
+	if suite == 0x1302 {
 		return sha512.New384
 	}
 	return sha256.New
@@ -343,7 +345,7 @@ func (c *conversation) toServerHello() ([]byte, error) {
 				return nil, err
 			}
 			if h.retry {
-				first := sum(c.hash0(h.suite), t)
+				first := sum(suiteHash(h.suite), t)
 				t = append([]byte{typeMessageHash, 0, 0, byte(len(first))}, first...)
 			}
 			t = append(t, m.data...)
@@ -355,10 +357,6 @@ func (c *conversation) toServerHello() ([]byte, error) {
 		t = append(t, m.data...)
 	}
 	return nil, errors.New("there is no ServerHello")
-}
-
-func (c *conversation) hash0(suite uint16) func() hash.Hash {
-	return (&conversation{suite: suite}).hash()
 }
 
 // binder computes the channel binder of draft-fossati-tls-attestation-08 from the

@@ -186,7 +186,7 @@ func (r *Runner) Run(ctx context.Context) ([]*Row, error) {
 	if r.Keep == "" && !slices.ContainsFunc(rows, func(row *Row) bool { return row.Logs != "" }) {
 		err = os.RemoveAll(work)
 	} else {
-		err = errors.Join(os.RemoveAll(filepath.Join(work, "peers")))
+		err = os.RemoveAll(filepath.Join(work, "peers"))
 	}
 	return rows, err
 }

@@ -129,9 +129,9 @@ func TestVerdictOnARecordedHandshake(t *testing.T) {
 	}
 }
 
-// TestBinderIsThatOfTheKeySchedule computes a binder from published values: the
-// Handshake Secret and the transcript of RFC 8448, section 3.
-func TestExporterOfRFC8448(t *testing.T) {
+// TestSecretsOfRFC8448 derives a published value: a traffic secret from the Handshake
+// Secret and the transcript of RFC 8448, section 3.
+func TestSecretsOfRFC8448(t *testing.T) {
 	unhex := func(s string) []byte {
 		b, err := hex.DecodeString(s)
 		if err != nil {
