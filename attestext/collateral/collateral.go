@@ -9,7 +9,7 @@
 // has to be named twice, in an endpoint and among the hosts that are allowed.
 // Redirects are not followed, no proxy is used, everything has a deadline and a
 // bound, and what is fetched replaces what is kept only after its signatures have been
-// verified, and if it is not older.
+// verified, and if no part of it is older.
 package collateral
 
 import (
@@ -184,8 +184,8 @@ func New(conf *Config) (*Source, error) {
 		},
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
-	s.tdx = newStore(s, "tdx", func(v, than *tdx.Collateral) bool { return v.Issued().Before(than.Issued()) })
-	s.snp = newStore(s, "snp", func(v, than *sevsnp.Collateral) bool { return v.NextUpdate().Before(than.NextUpdate()) })
+	s.tdx = newStore(s, "tdx", (*tdx.Collateral).OlderThan)
+	s.snp = newStore(s, "snp", (*sevsnp.Collateral).OlderThan)
 	return s, nil
 }
 

@@ -401,6 +401,74 @@ func TestCallersShareOneFetch(t *testing.T) {
 	}
 }
 
+// What is fetched may be new but for one part, which is from before a revocation. That
+// another part is older still must not hide it.
+func TestNoPartOfCollateralGoesBack(t *testing.T) {
+	parts := []string{"/tcb", "/qe/identity", "/pckcrl", "/rootcacrl"}
+	issued := func(at time.Time) *service {
+		s := newService(t)
+		s.set(func(s *service) { s.tdx.Now = at })
+		return s
+	}
+	older, oldest := issued(testTime.Add(-time.Minute)), issued(testTime.Add(-time.Hour))
+	for i, part := range parts {
+		other := parts[(i+1)%2] // TCB info or QE identity
+		serve := func(from map[string]*service) func(*service) {
+			return func(s *service) {
+				s.first = func(w http.ResponseWriter, r *http.Request) bool {
+					for suffix, s := range from {
+						if strings.HasSuffix(r.URL.Path, suffix) {
+							s.ServeHTTP(w, r)
+							return true
+						}
+					}
+					return false
+				}
+			}
+		}
+		s, clk, ev := newService(t), newClock(), newEvents()
+		s.set(serve(map[string]*service{other: oldest}))
+		src := source(t, s, clk, ev, nil)
+		kept, err := src.TDX(t.Context(), fmspc, nil)
+		if err != nil {
+			t.Fatal(part, err)
+		}
+		ev.wait(t)
+		s.set(serve(map[string]*service{other: oldest, part: older}))
+		clk.on(collateral.DefaultRefreshAfter)
+		src.TDX(t.Context(), fmspc, nil)
+		if e := ev.wait(t); e.Outcome != collateral.Failed || !strings.Contains(e.Err.Error(), "older") {
+			t.Errorf("%s: %+v", part, e)
+		}
+		if got, err := src.TDX(t.Context(), fmspc, nil); err != nil || got != kept {
+			t.Errorf("%s went back: %v", part, err)
+		}
+	}
+}
+
+// A revocation list of AMD's from before one that is kept, though it is valid for longer,
+// does not replace it.
+func TestRevocationListOfAMDDoesNotGoBack(t *testing.T) {
+	s, clk, ev := newService(t), newClock(), newEvents()
+	s.set(func(s *service) { s.snp.NextUpdate = testTime.AddDate(0, 0, 10) })
+	src := source(t, s, clk, ev, nil)
+	r := guestReport(softtee.NewSNP(nil))
+	kept, err := src.SNP(t.Context(), r, nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ev.wait(t)
+	s.set(func(s *service) { s.snp.Now, s.snp.NextUpdate = testTime.Add(-time.Minute), testTime.AddDate(0, 0, 20) })
+	clk.on(collateral.DefaultRefreshAfter)
+	src.SNP(t.Context(), r, nil, nil)
+	if e := ev.wait(t); e.Outcome != collateral.Failed {
+		t.Errorf("%+v", e)
+	}
+	if got, err := src.SNP(t.Context(), r, nil, nil); err != nil || got != kept {
+		t.Errorf("went back: %v", err)
+	}
+}
+
 func TestStaleCollateralServesWhileItIsRefreshed(t *testing.T) {
 	s, clk, ev := newService(t), newClock(), newEvents()
 	src := source(t, s, clk, ev, func(c *collateral.Config) { c.RefreshAfter, c.MaxStale = time.Hour, 24*time.Hour })

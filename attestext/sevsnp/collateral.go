@@ -7,6 +7,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/attestedtls/atls/attestext"
@@ -148,6 +149,22 @@ func (c *Collateral) NextUpdate() time.Time {
 		}
 	}
 	return t
+}
+
+// OlderThan reports whether c lacks a revocation list that d has, or has only one by the
+// same issuer that was issued earlier.
+func (c *Collateral) OlderThan(d *Collateral) bool {
+	older := func(lists, than []*x509.RevocationList) bool {
+		for _, l := range than {
+			if !slices.ContainsFunc(lists, func(m *x509.RevocationList) bool {
+				return bytes.Equal(m.RawIssuer, l.RawIssuer) && !m.ThisUpdate.Before(l.ThisUpdate)
+			}) {
+				return true
+			}
+		}
+		return false
+	}
+	return older(c.vcekCRLs, d.vcekCRLs) || older(c.vlekCRLs, d.vlekCRLs)
 }
 
 // crls returns the lists for reports that key signs.
