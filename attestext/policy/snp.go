@@ -113,14 +113,21 @@ func (s *SNPPolicy) check() error {
 	switch {
 	case s.MaxVMPL > maxVMPL:
 		return fmt.Errorf("snp: max_vmpl is %d, and there is none above %d", s.MaxVMPL, maxVMPL)
-	case (s.FamilyID != nil || s.ImageID != nil) && s.IDKeyDigest == nil && s.AuthorKeyDigest == nil:
-		return fmt.Errorf("snp: family_id and image_id are whatever the signer of the ID block says: name it by id_key_digest or author_key_digest")
+	case s.ownerUnnamed():
+		return fmt.Errorf("snp: %s", errOwnerUnnamed)
 	case slices.Contains(s.IDKeyDigest, Measurement{}), slices.Contains(s.AuthorKeyDigest, Measurement{}):
 		return fmt.Errorf("snp: a digest of zeros stands for no key, which no list accepts")
 	case slices.Contains(s.ChipIDs, ChipID{}), slices.Contains(s.DenyChipIDs, ChipID{}):
 		return fmt.Errorf("snp: a chip ID of zeros stands for no identity, which no list accepts")
 	}
 	return nil
+}
+
+const errOwnerUnnamed = "family_id and image_id are whatever the signer of the ID block says: name it by id_key_digest or author_key_digest"
+
+// ownerUnnamed reports whether s compares names and not who gave them.
+func (s *SNPPolicy) ownerUnnamed() bool {
+	return (s.FamilyID != nil || s.ImageID != nil) && s.IDKeyDigest == nil && s.AuthorKeyDigest == nil
 }
 
 func empty[T any](l []T) bool { return l != nil && len(l) == 0 }
@@ -205,6 +212,9 @@ func (p *Policy) EvaluateSNP(c SNP) (*Decision, error) {
 	d.tcb(s.MinTCB, c)
 	if p == nil {
 		return d, d.Err()
+	}
+	if s.ownerUnnamed() {
+		d.add(Contraindicated, "id_key_digest", "the policy itself is wrong: %s", errOwnerUnnamed)
 	}
 	oneOf(d, "host_data", s.HostData, HostData(c.HostData()))
 	d.key("id_key_digest", "ID key", s.IDKeyDigest, c.IDKeyDigest())

@@ -81,6 +81,7 @@ func TestSNPClaimsAreComparedWithThePolicy(t *testing.T) {
 		{"other author key", func(s p) { s.AuthorKeyDigest = m(2) }, nil, policy.Contraindicated, "author_key_digest"},
 		{"no author key", func(s p) { s.AuthorKeyDigest = []policy.Measurement{{}} }, func(s c) { s.authorKey = [48]byte{} }, policy.Contraindicated, "author_key_digest"},
 		{"other family", func(s p) { s.IDKeyDigest, s.FamilyID = m(2), []policy.OwnerID{{22}} }, nil, policy.Contraindicated, "family_id"},
+		{"names that anybody may give", func(s p) { s.FamilyID, s.ImageID = []policy.OwnerID{{21}}, []policy.OwnerID{{22}} }, nil, policy.Contraindicated, "id_key_digest"},
 		{"other image", func(s p) { s.IDKeyDigest, s.ImageID = m(2), []policy.OwnerID{{21}, {}} }, nil, policy.Contraindicated, "image_id"},
 		{"chip of zeros matches none", func(s p) { s.ChipIDs = []policy.ChipID{{}} }, func(s c) { s.chip = make([]byte, 64) }, policy.Contraindicated, "chip_ids"},
 		{"chip of zeros may be a denied one", func(s p) { s.DenyChipIDs = []policy.ChipID{{1}} }, func(s c) { s.chip = make([]byte, 64) }, policy.Contraindicated, "deny_chip_ids"},

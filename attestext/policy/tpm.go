@@ -88,7 +88,7 @@ func (t *TPMPolicy) check() error {
 			return fmt.Errorf("tpm: bank %s has no PCR; leave it out not to compare", bank)
 		}
 		for name, allowed := range registers {
-			if index, err := strconv.Atoi(name); err != nil || index < 0 || index >= pcrCount || strconv.Itoa(index) != name {
+			if !isPCR(name) {
 				return fmt.Errorf("tpm: %q is no PCR, want a number from 0 to %d", name, pcrCount-1)
 			}
 			if len(allowed) == 0 {
@@ -137,6 +137,7 @@ func (p *Policy) EvaluateTPM(c TPM) (*Decision, error) {
 	}
 	for _, bank := range slices.Sorted(maps.Keys(t.PCRs)) {
 		registers := t.PCRs[bank]
+		d.misnamed(bank, registers)
 		for index := range pcrCount {
 			if allowed, ok := registers[strconv.Itoa(index)]; ok {
 				d.pcr(fmt.Sprintf("pcrs %s %d", bank, index), allowed, c.PCR(bank, index))
@@ -167,6 +168,26 @@ func (p *Policy) EvaluateTPM(c TPM) (*Decision, error) {
 	}
 	d.ek(t.EKIDs, c.EK())
 	return d, d.Err()
+}
+
+// isPCR reports whether name is the index of a register as policies have it, in decimal
+// and without zeros in front.
+func isPCR(name string) bool {
+	index, err := strconv.Atoi(name)
+	return err == nil && index >= 0 && index < pcrCount && strconv.Itoa(index) == name
+}
+
+// misnamed refuses what a policy that was not parsed may have in place of registers, and
+// what nothing would otherwise be compared with.
+func (d *Decision) misnamed(bank string, registers map[string][]PCRValue) {
+	if pcrSizes[bank] == 0 || len(registers) == 0 {
+		d.add(Contraindicated, "pcrs "+bank, "the policy names no register of a bank that is known")
+	}
+	for _, name := range slices.Sorted(maps.Keys(registers)) {
+		if !isPCR(name) {
+			d.add(Contraindicated, "pcrs "+bank, "the policy has %q, which is no PCR", name)
+		}
+	}
 }
 
 func (d *Decision) pcr(claim string, allowed []PCRValue, got []byte) {

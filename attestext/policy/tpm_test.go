@@ -65,6 +65,15 @@ func TestTPMClaimsAreCompared(t *testing.T) {
 		{"empty list", func(_ *fakeTPM, p *TPMPolicy) {
 			p.PCRs = map[string]map[string][]PCRValue{"sha256": {"0": {}}}
 		}, Contraindicated, "pcrs sha256 0"},
+		{"bank without registers", func(_ *fakeTPM, p *TPMPolicy) {
+			p.PCRs = map[string]map[string][]PCRValue{"sha256": {}}
+		}, Contraindicated, "no register"},
+		{"bank that is none", func(_ *fakeTPM, p *TPMPolicy) {
+			p.PCRs = map[string]map[string][]PCRValue{"SHA256": {}}
+		}, Contraindicated, "pcrs SHA256"},
+		{"register that is none", func(_ *fakeTPM, p *TPMPolicy) {
+			p.PCRs = map[string]map[string][]PCRValue{"sha256": {"07": {bytes.Repeat([]byte{9}, 32)}}}
+		}, Contraindicated, `"07", which is no PCR`},
 		{"other firmware", func(f *fakeTPM, _ *TPMPolicy) { f.firmware++ }, Contraindicated, "firmware_versions: got 0000000000000103"},
 		{"disguised firmware", func(f *fakeTPM, _ *TPMPolicy) { f.own = false }, Contraindicated, "disguise its version"},
 		{"booted anew", func(f *fakeTPM, _ *TPMPolicy) { f.resets++ }, Contraindicated, "reset_count: got 6"},
