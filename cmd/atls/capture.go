@@ -13,6 +13,7 @@ import (
 
 	"github.com/attestedtls/atls/attestext"
 	"github.com/attestedtls/atls/attestext/cmw"
+	"github.com/attestedtls/atls/attestext/cmw/signed"
 	"github.com/attestedtls/atls/internal/capture"
 	"github.com/attestedtls/atls/tls"
 	"golang.org/x/crypto/cryptobyte"
@@ -386,6 +387,10 @@ func (c *sentCertificate) tree(n *node) {
 		n.add(certificateTree("certificate", cert))
 	}
 	if c.evidence == nil {
+		return
+	}
+	if m, err := signed.Parse(c.evidence); err == nil {
+		n.add(branch("attestation", sizeOf(c.evidence), signedTree(kindSigned, m)))
 		return
 	}
 	w, err := cmw.Parse(c.evidence)

@@ -226,12 +226,7 @@ func (d *document) tree() *node {
 	case kindTPM:
 		return tpmTree(d.tpm)
 	case kindSigned:
-		n := branch(kindSigned, d.wrapper.Form.String(), leaf("algorithm", d.wrapper.Algorithm))
-		if d.wrapper.KeyID != nil {
-			n.add(leaf("key ID", fmt.Sprintf("%q", d.wrapper.KeyID)))
-		}
-		n.add(cmwTree(kindCMW, d.wrapper.CMW, d.wrapper.Payload))
-		return n
+		return signedTree(kindSigned, d.wrapper)
 	case kindCollateral:
 		n := branch(kindCollateral, nil)
 		if c := d.collateral.TDXCollateral; c != nil {
@@ -255,6 +250,15 @@ func (d *document) tree() *node {
 		return d.handshake.tree()
 	}
 	return cmwTree(kindCMW, d.cmw, d.data)
+}
+
+func signedTree(name string, m *signed.Message) *node {
+	n := branch(name, m.Form.String(), leaf("algorithm", m.Algorithm))
+	if m.KeyID != nil {
+		n.add(leaf("key ID", fmt.Sprintf("%q", m.KeyID)))
+	}
+	n.add(cmwTree(kindCMW, m.CMW, m.Payload))
+	return n
 }
 
 func quoteTree(q *tdx.Quote) *node {

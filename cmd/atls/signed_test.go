@@ -63,6 +63,15 @@ func TestSignedWrappers(t *testing.T) {
 		t.Errorf("status %d: %s", p.dialer.status, p.dialer.stdout)
 	}
 
+	captured, file := capturing(t, serve, args([]string{"--verify", "local"}, verify(trusted)))
+	captured.ok(t)
+	if e := atls(t, "", "inspect", file); e.status != 0 || !strings.Contains(e.stdout, kindSigned) || !strings.Contains(e.stdout, "MRTD") {
+		t.Errorf("captured: status %d: %s%s", e.status, e.stdout, e.stderr)
+	}
+	if e := atls(t, "", args([]string{"verify", file}, verify(trusted))...); e.status != 0 || !strings.Contains(e.stdout, "verdict: affirming") {
+		t.Errorf("captured: status %d: %s%s", e.status, e.stdout, e.stderr)
+	}
+
 	for _, name := range []string{"evidence.cmw", "snp-evidence.cmw"} {
 		b, err := signed.Sign(read(pki(name)), key, []byte("key 1"))
 		if err != nil {

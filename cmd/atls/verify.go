@@ -38,7 +38,8 @@ Examples:
 
 Flags:
     --trust-roots FILE             roots of the TEE in PEM (default Intel's and AMD's);
-                                   one file may hold those of both. For an EAR, the key
+                                   one file may hold those of both, and blocks PUBLIC
+                                   KEY of who signs wrappers. For an EAR, the key
                                    of its verifier, in PEM or as a JWK, or trusted
                                    verifiers in JSON
     --collateral FILE              what the manufacturer says of its platforms, JSON;
