@@ -222,7 +222,11 @@ func (f *connFlags) attester(s *setup, name string, formats []attestext.Evidence
 	case name == "":
 		return nil, nil
 	case name == "softtee:tdx":
-		return f.quoting(softtee.NewTDX(nil), formats)
+		q, err := f.softTDX()
+		if err != nil {
+			return nil, err
+		}
+		return f.quoting(q, formats)
 	case name == "softtee:snp":
 		return f.quoting(softtee.NewSNP(nil), formats)
 	case name == "configfs":
@@ -230,7 +234,11 @@ func (f *connFlags) attester(s *setup, name string, formats []attestext.Evidence
 		if err != nil {
 			return nil, usagef("softtee:tdx and softtee:snp need no TEE, and prove nothing", "--attest configfs: %w", err)
 		}
-		return f.quoting(q, formats)
+		logged, err := f.logged(q)
+		if err != nil {
+			return nil, err
+		}
+		return f.quoting(logged, formats)
 	case name == "tpm" || scheme == "tpm":
 		return f.openTPM(s, rest, formats)
 	case scheme == "exec":

@@ -54,6 +54,9 @@ Flags:
                                 verifier said before (passport)
     --ak-chain FILE             with tpm: the certificate of its attestation key, and the
                                 authorities below the root, in PEM
+    --event-log FILE            with configfs: the event log of a TDX guest, which goes with each
+                                quote; Linux has it in /sys/firmware/acpi/tables/data/CCEL.
+                                With softtee:tdx, what it is to have measured
     --wrapper-key FILE          sign the wrapper of the evidence with this key, in PEM; the
                                 peer has to have its PUBLIC KEY among its --trust-roots
     --verify HOW                have the peer attest, and appraise it: local, exec:COMMAND,
@@ -107,7 +110,7 @@ type connFlags struct {
 	attestedKey                    string
 	peerAttestedKey                bool
 	attest, verify                 string
-	akChain, wrapperKey            string
+	akChain, wrapperKey, eventLog  string
 	evidenceTypes, verifierIDs     []string
 	policy, trustRoots, collateral string
 	collateralEndpoint             string
@@ -200,6 +203,7 @@ func (f *connFlags) register(fs *flag.FlagSet) {
 	fs.StringVar(&f.refreshWith, "refresh-with", "", "")
 	fs.StringVar(&f.akChain, "ak-chain", "", "")
 	fs.StringVar(&f.wrapperKey, "wrapper-key", "", "")
+	fs.StringVar(&f.eventLog, "event-log", "", "")
 	fs.StringVar(&f.verify, "verify", "", "")
 	fs.StringVar(&f.peer, "peer", "", "")
 	fs.Func("evidence-type", "", appendTo(&f.evidenceTypes))
@@ -273,6 +277,8 @@ func (f *connFlags) check() error {
 		return usagef("leave --mode out", "--mode none goes with neither --attest nor --verify")
 	case f.akChain != "" && !f.attestsByTPM():
 		return usagef("", "--ak-chain is for --attest tpm")
+	case f.eventLog != "" && !slices.ContainsFunc([]string{f.attest, f.refreshWith}, func(tee string) bool { return tee == "configfs" || tee == "softtee:tdx" }):
+		return usagef("other TEEs have no such log", "--event-log is for --attest configfs and softtee:tdx")
 	case f.wrapperKey != "" && (f.attest == "" || strings.HasPrefix(f.attest, "exec:") || strings.HasPrefix(f.attest, "results:")):
 		return usagef("", "--wrapper-key is for --attest of a TEE or a TPM")
 	case f.peer != "" && f.verify == "":

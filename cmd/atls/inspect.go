@@ -353,9 +353,9 @@ func reportTree(r *tsm.Report) *node {
 	n := branch(kindReport, nil, leaf("provider", r.Provider))
 	var inside *node
 	var err error
+	var q *tdx.Quote
 	switch r.Provider {
 	case tsm.ProviderTDX:
-		var q *tdx.Quote
 		if q, err = tdx.Parse(r.OutBlob); err == nil {
 			inside = quoteTree(q)
 		}
@@ -377,6 +377,8 @@ func reportTree(r *tsm.Report) *node {
 	case len(r.AuxBlob) == 0:
 	case r.Provider == tsm.ProviderSNP:
 		n.add(snpCertificatesTree(r.AuxBlob))
+	case inside != nil && q != nil:
+		n.add(eventLogTree(r.AuxBlob, q.RTMRs))
 	default:
 		n.add(leaf("auxblob", sizeOf(r.AuxBlob)))
 	}
