@@ -17,8 +17,8 @@ const (
 	// ReportDataSize is the size of REPORTDATA in TDX and SEV-SNP evidence.
 	ReportDataSize = 64
 
-	// minBindingSize is the size of the shortest binding under the expat rules, a
-	// SHA-256.
+	// minBindingSize is the size of the shortest binding under the expat rules, and of
+	// the shortest binder under BindingEarly: a SHA-256.
 	minBindingSize = 32
 )
 
@@ -40,11 +40,13 @@ type Challenge struct {
 	// Kind is the credential that was negotiated.
 	Kind CredentialKind
 	// Nonce is the relying party's, as it was on the wire: 8 to 64 bytes. Under
-	// the expat rules it is the certificate_request_context, of up to 255 bytes.
+	// the expat rules it is the certificate_request_context, of up to 255 bytes, and
+	// under BindingEarly there is none.
 	Nonce []byte
 	// Binder is the channel binder, as long as Nonce. Where the rule does not use
 	// it (see UsesBinder) it may be nil, and is there to explain a mismatch. Under
-	// the expat rules it is the binding, 32 to 64 bytes: a hash that covers SPKI.
+	// the expat rules it is the binding, and under BindingEarly the attestation
+	// binder, 32 to 64 bytes: a hash that covers SPKI.
 	Binder []byte
 	// SPKI is the DER SubjectPublicKeyInfo of the TLS identity key that the
 	// Evidence must cover. With AttestationOnly it is nil at the relying party,
@@ -59,8 +61,8 @@ func (c *Challenge) UsesBinder() bool {
 }
 
 // Value returns what the Evidence must carry as its nonce: the channel binder
-// for X.509 with attestation and under BindingHardened, the binding under the expat
-// rules, the nonce itself for
+// for X.509 with attestation and under BindingHardened, the attestation binder under
+// BindingEarly, the binding under the expat rules, the nonce itself for
 // attestation-only Evidence under BindingDraft08 (draft-fossati-tls-attestation-08),
 // nil in the passport model. The caller must not change it.
 func (c *Challenge) Value() []byte {
@@ -82,7 +84,7 @@ func (c *Challenge) Validate() error {
 	if c.Role != RoleClient && c.Role != RoleServer {
 		return fmt.Errorf("challenge of unknown %v", c.Role)
 	}
-	if c.Binding != BindingHardened && c.Binding != BindingDraft08 && !c.Binding.IsExpat() {
+	if c.Binding != BindingHardened && c.Binding != BindingDraft08 && c.Binding != BindingEarly && !c.Binding.IsExpat() {
 		return fmt.Errorf("challenge under unknown %v", c.Binding)
 	}
 	if c.Kind != CertAttestation && c.Kind != AttestationOnly {
@@ -94,7 +96,19 @@ func (c *Challenge) Validate() error {
 	if c.Binding.IsExpat() && c.Kind != CertAttestation {
 		return fmt.Errorf("challenge under %v for %v: an exported authenticator has a certificate", c.Binding, c.Kind)
 	}
+	if c.Binding == BindingEarly && c.Kind != CertAttestation {
+		return fmt.Errorf("challenge under %v for %v: its binder covers the key of a certificate", c.Binding, c.Kind)
+	}
 	if c.Model == Passport {
+		return nil
+	}
+	if c.Binding == BindingEarly {
+		if n := len(c.Nonce); n != 0 {
+			return fmt.Errorf("challenge under %v with a nonce of %d bytes, want none", c.Binding, n)
+		}
+		if n := len(c.Binder); n < minBindingSize || n > MaxChallengeSize {
+			return fmt.Errorf("challenge with a binder of %d bytes, want %d to %d", n, minBindingSize, MaxChallengeSize)
+		}
 		return nil
 	}
 	if c.Binding.IsExpat() {
@@ -121,8 +135,8 @@ func (c *Challenge) Validate() error {
 //
 //	SHA-512("atls hardened v1" ‖ 0x00 ‖ role ‖ channel_binder ‖ SHA-256(SPKI))
 //
-// so that it covers the session, the key and the direction. Under BindingDraft08
-// and BindingExpat it is [Challenge.Value], padded with zeros on the right and
+// so that it covers the session, the key and the direction. Under BindingDraft08,
+// BindingEarly and BindingExpat it is [Challenge.Value], padded with zeros on the right and
 // never cut; under BindingExpatSHA512 it is the SHA-512 of that.
 //
 // It fails where the challenge is incomplete, and in particular where the key is
@@ -136,7 +150,7 @@ func (c *Challenge) ReportData() ([ReportDataSize]byte, error) {
 		return out, errors.New("a passport challenge has no report data")
 	}
 	switch c.Binding {
-	case BindingDraft08, BindingExpat:
+	case BindingDraft08, BindingEarly, BindingExpat:
 		copy(out[:], c.Value())
 		return out, nil
 	case BindingExpatSHA512:

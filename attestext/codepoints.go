@@ -8,8 +8,8 @@ import (
 	"slices"
 )
 
-// CodePoints are the numbers that draft-fossati-tls-attestation-08 leaves to be
-// assigned. A zero field stands for its default, which is in the private-use range.
+// CodePoints are the numbers that draft-fossati-tls-attestation-08 and
+// draft-fossati-seat-early-attestation leave to be assigned. A zero field stands for its default, which is in the private-use range.
 type CodePoints struct {
 	// Extension types.
 	EvidenceRequest     uint16 `json:"evidence_request,omitempty"`     // 0xFFA1
@@ -24,9 +24,19 @@ type CodePoints struct {
 	AuthenticatorCarriage uint16 `json:"authenticator_carriage,omitempty"` // 0xFFA7
 	CMWAttestation        uint16 `json:"cmw_attestation,omitempty"`        // 0xFF00
 
-	// Alerts.
+	// RemoteAttestation is of draft-fossati-seat-early-attestation-06. Revision -03 has
+	// those of evidence_request to results_proposal, and attestation_evidence's number
+	// for its attestation extension.
+	RemoteAttestation uint16 `json:"remote_attestation,omitempty"` // 0xFFA5
+
+	// Alerts. Those of the early form share numbers with those of
+	// draft-fossati-tls-attestation: a connection has one form.
 	UnsupportedEvidence  uint8 `json:"unsupported_evidence,omitempty"`  // 224
 	UnsupportedVerifiers uint8 `json:"unsupported_verifiers,omitempty"` // 225
+
+	UnsupportedAttestationSchemes uint8 `json:"unsupported_attestation_schemes,omitempty"` // 224; early
+	AttestationRequired           uint8 `json:"attestation_required,omitempty"`            // 225; early
+	AttestationFailed             uint8 `json:"attestation_failed,omitempty"`              // 226; early
 }
 
 // WithDefaults returns c with its zero fields filled in; a nil c is all defaults.
@@ -48,12 +58,17 @@ func (c *CodePoints) WithDefaults() CodePoints {
 	fill(&p.AttestedKeyProof, 0xFFA6)
 	fill(&p.AuthenticatorCarriage, 0xFFA7)
 	fill(&p.CMWAttestation, 0xFF00)
-	if p.UnsupportedEvidence == 0 {
-		p.UnsupportedEvidence = 224
+	fill(&p.RemoteAttestation, 0xFFA5)
+	fillAlert := func(f *uint8, v uint8) {
+		if *f == 0 {
+			*f = v
+		}
 	}
-	if p.UnsupportedVerifiers == 0 {
-		p.UnsupportedVerifiers = 225
-	}
+	fillAlert(&p.UnsupportedEvidence, 224)
+	fillAlert(&p.UnsupportedVerifiers, 225)
+	fillAlert(&p.UnsupportedAttestationSchemes, 224)
+	fillAlert(&p.AttestationRequired, 225)
+	fillAlert(&p.AttestationFailed, 226)
 	return p
 }
 
@@ -77,6 +92,7 @@ func (c *CodePoints) Validate() error {
 		{"attested_key_proof", p.AttestedKeyProof},
 		{"authenticator_carriage", p.AuthenticatorCarriage},
 		{"cmw_attestation", p.CMWAttestation},
+		{"remote_attestation", p.RemoteAttestation},
 	} {
 		if slices.Contains(assignedExtensions, f.v) {
 			return fmt.Errorf("code point %d of %s belongs to another TLS extension", f.v, f.name)
@@ -88,6 +104,11 @@ func (c *CodePoints) Validate() error {
 	}
 	if p.UnsupportedEvidence == p.UnsupportedVerifiers {
 		return fmt.Errorf("alert %d is used twice", p.UnsupportedEvidence)
+	}
+	early := []uint8{p.UnsupportedAttestationSchemes, p.AttestationRequired, p.AttestationFailed}
+	slices.Sort(early)
+	if len(slices.Compact(early)) != 3 {
+		return fmt.Errorf("alerts %d, %d and %d of the early form are not three", p.UnsupportedAttestationSchemes, p.AttestationRequired, p.AttestationFailed)
 	}
 	return nil
 }

@@ -67,6 +67,15 @@ const (
 	// BindingExpatSHA512 is BindingExpat, with the SHA-512 of that hash in a raw
 	// report. It is not in the draft: one deployed implementation does it.
 	BindingExpatSHA512
+
+	// BindingEarly is the rule of draft-fossati-seat-early-attestation: the binder is
+	// a hash over ClientHello...ServerHello and the certificate's key, as long as the
+	// suite's hash. A raw report carries it padded with zeros, a token as its nonce.
+	//
+	// WARNING: everything that goes into the binder is public. It names the session
+	// and the key, and proves knowledge of no secret of the session, so a stolen
+	// certificate key plus any genuine TEE passes.
+	BindingEarly
 )
 
 // IsExpat reports whether b is one of the rules for exported authenticators, which
@@ -74,7 +83,7 @@ const (
 func (b Binding) IsExpat() bool { return b == BindingExpat || b == BindingExpatSHA512 }
 
 // String returns the name that the atls command and package execplugin use:
-// "hardened", "draft-08", "expat" or "expat-sha512".
+// "hardened", "draft-08", "expat", "expat-sha512" or "early".
 func (b Binding) String() string {
 	switch b {
 	case BindingHardened:
@@ -85,6 +94,8 @@ func (b Binding) String() string {
 		return "expat"
 	case BindingExpatSHA512:
 		return "expat-sha512"
+	case BindingEarly:
+		return "early"
 	}
 	return fmt.Sprintf("binding(%d)", uint8(b))
 }

@@ -165,16 +165,20 @@ func ParseAttestedKeyProof(data []byte) (*AttestedKeyProof, error) {
 
 func (t EvidenceType) add(b *cryptobyte.Builder) error {
 	b.AddUint8(uint8(t.Kind))
-	if t.Format.MediaType == "" {
+	return t.Format.add(b)
+}
+
+func (f EvidenceFormat) add(b *cryptobyte.Builder) error {
+	if f.MediaType == "" {
 		b.AddUint8(encodingContentFormat)
-		b.AddUint16(t.Format.ContentFormat)
+		b.AddUint16(f.ContentFormat)
 		return nil
 	}
-	if len(t.Format.MediaType) > 0xffff {
-		return fmt.Errorf("media type of %d bytes", len(t.Format.MediaType))
+	if len(f.MediaType) > 0xffff {
+		return fmt.Errorf("media type of %d bytes", len(f.MediaType))
 	}
 	b.AddUint8(encodingMediaType)
-	b.AddUint16LengthPrefixed(func(b *cryptobyte.Builder) { b.AddBytes([]byte(t.Format.MediaType)) })
+	b.AddUint16LengthPrefixed(func(b *cryptobyte.Builder) { b.AddBytes([]byte(f.MediaType)) })
 	return nil
 }
 
@@ -287,29 +291,41 @@ func ParseResultsSelection(data []byte) (*ResultsSelection, error) {
 }
 
 func readEvidenceType(s *cryptobyte.String) (EvidenceType, error) {
-	var kind, encoding uint8
-	if !s.ReadUint8(&kind) || !s.ReadUint8(&encoding) {
+	var kind uint8
+	if !s.ReadUint8(&kind) {
 		return EvidenceType{}, malformed("evidence type")
 	}
-	t := EvidenceType{Kind: CredentialKind(kind)}
+	f, err := readFormat(s)
+	if err != nil {
+		return EvidenceType{}, err
+	}
+	return EvidenceType{CredentialKind(kind), f}, nil
+}
+
+func readFormat(s *cryptobyte.String) (EvidenceFormat, error) {
+	var encoding uint8
+	if !s.ReadUint8(&encoding) {
+		return EvidenceFormat{}, malformed("evidence type")
+	}
+	var f EvidenceFormat
 	switch encoding {
 	case encodingContentFormat:
-		if !s.ReadUint16(&t.Format.ContentFormat) {
-			return EvidenceType{}, malformed("content format")
+		if !s.ReadUint16(&f.ContentFormat) {
+			return EvidenceFormat{}, malformed("content format")
 		}
 	case encodingMediaType:
 		var mt cryptobyte.String
 		if !s.ReadUint16LengthPrefixed(&mt) {
-			return EvidenceType{}, malformed("media type")
+			return EvidenceFormat{}, malformed("media type")
 		}
 		if mt.Empty() {
-			return EvidenceType{}, malformed("empty media type")
+			return EvidenceFormat{}, malformed("empty media type")
 		}
-		t.Format.MediaType = string(mt)
+		f.MediaType = string(mt)
 	default: // its length is not known
-		return EvidenceType{}, malformed("evidence type in unknown encoding %d", encoding)
+		return EvidenceFormat{}, malformed("evidence type in unknown encoding %d", encoding)
 	}
-	return t, nil
+	return f, nil
 }
 
 func readVerifierIdentity(s *cryptobyte.String) (VerifierIdentity, error) {

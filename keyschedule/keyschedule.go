@@ -2,7 +2,8 @@
 // a chain of types, EarlySecret, HandshakeSecret and MasterSecret, so that a
 // derivation at the wrong stage does not compile. It has the shape of the
 // standard library's internal package and adds one branch, the Handshake Exporter
-// of draft-fossati-tls-attestation-08, which yields the channel binder.
+// of draft-fossati-tls-attestation-08, which yields the channel binder. AttestationBase,
+// of draft-fossati-seat-early-attestation, stands beside it and takes no secret.
 //
 // A transcript is a running hash of the handshake messages; it is read and never
 // written. Hashes must be those of TLS 1.3 cipher suites.
@@ -31,6 +32,12 @@ const (
 
 	handshakeExporterLabel = "h exp master"       // draft-fossati-tls-attestation-08
 	channelBinderLabel     = "attestation-binder" // draft-fossati-tls-attestation-08
+
+	// draft-fossati-seat-early-attestation: the base of -06, those of -03, the binder.
+	attestBaseLabel         = "attestation base"
+	clientAttestBase03Label = "c attestation base"
+	serverAttestBase03Label = "s attestation base"
+	attestBinderLabel       = "attestation"
 )
 
 // ExpandLabel is HKDF-Expand-Label (RFC 8446, section 7.1). It panics if label is
@@ -230,4 +237,56 @@ func (s *HandshakeExporterSecret) ChannelBinder(nonce []byte) ([]byte, error) {
 		return nil, fmt.Errorf("keyschedule: channel binder for a nonce of %d bytes, at most %d", len(nonce), maxBinderSize)
 	}
 	return s.export(channelBinderLabel, nonce, len(nonce)), nil
+}
+
+// An AttestationBase yields the attestation binders of
+// draft-fossati-seat-early-attestation. It is no part of the key schedule: all that it
+// is made of is public, and so is what it yields.
+type AttestationBase struct {
+	base    []byte
+	hash    func() hash.Hash
+	bareKey bool // of -03: the key itself is the context, and not its hash
+}
+
+func newAttestationBase(h func() hash.Hash, label string, transcript hash.Hash) *AttestationBase {
+	zero := make([]byte, h().Size())
+	return &AttestationBase{base: deriveSecret(h, zero, label, transcript), hash: h}
+}
+
+// NewAttestationBase returns attest_base of revision -06; h is the suite's hash, and
+// the transcript is ClientHello...ServerHello.
+func NewAttestationBase(h func() hash.Hash, transcript hash.Hash) *AttestationBase {
+	return newAttestationBase(h, attestBaseLabel, transcript)
+}
+
+// NewServerAttestationBase03 returns s_attest_base of revision -03; the transcript is
+// ClientHello...EncryptedExtensions.
+func NewServerAttestationBase03(h func() hash.Hash, transcript hash.Hash) *AttestationBase {
+	b := newAttestationBase(h, serverAttestBase03Label, transcript)
+	b.bareKey = true
+	return b
+}
+
+// NewClientAttestationBase03 returns c_attest_base of revision -03; the transcript is
+// ClientHello...server Finished.
+func NewClientAttestationBase03(h func() hash.Hash, transcript hash.Hash) *AttestationBase {
+	b := newAttestationBase(h, clientAttestBase03Label, transcript)
+	b.bareKey = true
+	return b
+}
+
+// Binder returns the attestation binder of the end whose certificate has the DER
+// SubjectPublicKeyInfo spki, as long as the hash. It fails under revision -03 for a
+// key of more than 255 bytes, such as an RSA key: the context of HKDF-Expand-Label
+// holds no more.
+func (b *AttestationBase) Binder(spki []byte) ([]byte, error) {
+	h := b.hash()
+	if !b.bareKey {
+		h.Write(spki)
+		spki = h.Sum(nil)
+	}
+	if len(spki) > 255 {
+		return nil, fmt.Errorf("keyschedule: a key of %d bytes in the binder of draft-fossati-seat-early-attestation-03, which holds 255: use an elliptic curve", len(spki))
+	}
+	return ExpandLabel(b.hash, b.base, attestBinderLabel, spki, h.Size()), nil
 }

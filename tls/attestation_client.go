@@ -27,8 +27,7 @@ func (c *Conn) attestClientHello(hello *clientHelloMsg) error {
 	if !a.inHandshake() {
 		return nil
 	}
-	add := func(typ uint16, body interface{ Marshal() ([]byte, error) }) error {
-		b, err := body.Marshal()
+	add := func(typ uint16, b []byte, err error) error {
 		if err != nil {
 			return fmt.Errorf("tls: Config.Attestation: %w", err)
 		}
@@ -52,28 +51,37 @@ func (c *Conn) attestClientHello(hello *clientHelloMsg) error {
 	if a.requires() && len(peer.offered) == 0 && len(peer.offeredVerifiers) == 0 {
 		return errors.New("tls: Config.Attestation: attestation is required, and the verifier reads no evidence of the configured kind")
 	}
+	if a.Form == FormEarly {
+		return c.earlyClientHello(hello)
+	}
 	// An extension whose list would be empty is left out.
 	if len(peer.offered) > 0 {
-		var err error
-		if peer.nonce, err = c.attestNonce(peer.offered); err != nil {
-			return err
+		if a.Form == FormTLSAttest {
+			var err error
+			if peer.nonce, err = c.attestNonce(peer.offered); err != nil {
+				return err
+			}
 		}
-		if err := add(cp.EvidenceRequest, &attestext.EvidenceHello{Types: peer.offered, Nonce: peer.nonce}); err != nil {
+		b, err := a.evidenceHello(peer.offered, peer.nonce)
+		if err := add(cp.EvidenceRequest, b, err); err != nil {
 			return err
 		}
 	}
 	if len(self.offered) > 0 {
-		if err := add(cp.EvidenceProposal, &attestext.EvidenceHello{Types: self.offered}); err != nil {
+		b, err := a.evidenceHello(self.offered, nil)
+		if err := add(cp.EvidenceProposal, b, err); err != nil {
 			return err
 		}
 	}
 	if len(peer.offeredVerifiers) > 0 {
-		if err := add(cp.ResultsRequest, &attestext.ResultsHello{Verifiers: peer.offeredVerifiers}); err != nil {
+		b, err := (&attestext.ResultsHello{Verifiers: peer.offeredVerifiers}).Marshal()
+		if err := add(cp.ResultsRequest, b, err); err != nil {
 			return err
 		}
 	}
 	if len(self.offeredVerifiers) > 0 {
-		if err := add(cp.ResultsProposal, &attestext.ResultsHello{Verifiers: self.offeredVerifiers}); err != nil {
+		b, err := (&attestext.ResultsHello{Verifiers: self.offeredVerifiers}).Marshal()
+		if err := add(cp.ResultsProposal, b, err); err != nil {
 			return err
 		}
 	}
@@ -92,7 +100,11 @@ func (hs *clientHandshakeStateTLS13) attestCheckServerHello() error {
 		return nil
 	}
 	cp := c.attestCodePoints()
-	found := helloExtensions(hs.serverHello.original, attestationExtensions(cp))
+	types := attestationExtensions(cp)
+	if a := c.config.Attestation; a.Form == FormEarly {
+		types = append(types, cp.RemoteAttestation)
+	}
+	found := helloExtensions(hs.serverHello.original, types)
 	if len(found) > 0 {
 		return c.attestFail(AttestationStageNegotiate, alertIllegalParameter,
 			fmt.Errorf("server sent extension %#04x in ServerHello, it belongs in EncryptedExtensions", found[0].typ))
@@ -153,14 +165,18 @@ func (hs *clientHandshakeStateTLS13) attestReadServerParameters(ee *encryptedExt
 	} else if a.needsCarriage() {
 		return fail(alertMissingExtension, "server takes no exported authenticators in handshake records, and this client requires it: %s", a.whyCarriage())
 	}
+	c.earlyAt(afterEncryptedExtensions, hs.transcript)
+	if a.singleExtension() {
+		return hs.earlyServerParameters(ee)
+	}
 	if data, ok := findExtension(ee.attest.extensions, cp.EvidenceRequest); ok {
-		sel, err := attestext.ParseEvidenceRequestSelection(data)
+		sel, err := a.parseEvidenceSelection(data, true)
 		if err := evidence("evidence_request", &c.attest.peer, sel, err); err != nil {
 			return err
 		}
 	}
 	if data, ok := findExtension(ee.attest.extensions, cp.EvidenceProposal); ok {
-		sel, err := attestext.ParseEvidenceProposalSelection(data)
+		sel, err := a.parseEvidenceSelection(data, false)
 		if err := evidence("evidence_proposal", &c.attest.self, sel, err); err != nil {
 			return err
 		}
@@ -197,6 +213,11 @@ func (hs *clientHandshakeStateTLS13) attestReadServerParameters(ee *encryptedExt
 // taken out, and its chain verified, unless the Evidence takes its place.
 func (hs *clientHandshakeStateTLS13) attestReadServerCertificate(msg *certificateMsgTLS13) error {
 	c := hs.c
+	if c.config.Attestation.singleExtension() {
+		if err := c.earlyCertificateRequest(hs.certReq); err != nil {
+			return err
+		}
+	}
 	if c.attest.self.negotiated && hs.certReq == nil {
 		return c.attestFail(AttestationStageNegotiate, alertIllegalParameter,
 			errors.New("server asked this client to attest without a CertificateRequest"))

@@ -26,7 +26,8 @@ const (
 const defaultAttestationTimeout = 10 * time.Second
 
 // An AttestationConfig adds remote attestation to the handshake, as
-// draft-fossati-tls-attestation-08 describes it, or after it; see Mode. Each
+// draft-fossati-tls-attestation-08 or draft-fossati-seat-early-attestation describes it,
+// or after it; see Mode and Form. Each
 // direction stands alone: a side attests if it has an Attester, and asks its peer to attest if it has a
 // Verifier; a connection may do both.
 //
@@ -55,6 +56,10 @@ type AttestationConfig struct {
 	//
 	// A QUICConn has no such mode; see package exportedauth.
 	Mode AttestationMode
+
+	// Form says how this connection attests in the handshake, where Mode has it do so,
+	// FormTLSAttest by default. The peer's must be the same.
+	Form AttestationForm
 
 	// Carriage says what the authenticators travel in, CarriageAuto by default.
 	Carriage AttestationCarriage
@@ -221,6 +226,9 @@ func (a *AttestationConfig) validate() error {
 		return errors.New("negative timeout")
 	}
 	if err := a.validateMode(); err != nil {
+		return err
+	}
+	if err := a.validateForm(); err != nil {
 		return err
 	}
 	return a.CodePoints.Validate()

@@ -34,8 +34,9 @@ func (e *AttestationError) Unwrap() error { return e.Err }
 
 func init() {
 	// The default numbers; see attestext.CodePoints.
-	alertText[224] = "unsupported evidence"
-	alertText[225] = "unsupported verifiers"
+	alertText[224] = "unsupported evidence (early: unsupported attestation schemes)"
+	alertText[225] = "unsupported verifiers (early: attestation required)"
+	alertText[226] = "attestation failed (early)"
 }
 
 // attestFail sends an alert and returns the error to end the handshake with.
@@ -46,7 +47,10 @@ func (c *Conn) attestFail(stage string, a alert, err error) error {
 
 // attestAlert is the one place where the classes of attestext's errors become
 // alerts.
-func attestAlert(err error) alert {
+func (c *Conn) attestAlert(err error) alert {
+	if c.config.Attestation.singleExtension() && attestext.Class(err) != attestext.ErrUnavailable {
+		return alert(c.attestCodePoints().AttestationFailed)
+	}
 	switch attestext.Class(err) {
 	case attestext.ErrMalformed:
 		return alertDecodeError

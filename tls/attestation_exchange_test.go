@@ -3,6 +3,7 @@ package tls
 import (
 	"bytes"
 	"context"
+	"crypto"
 	"crypto/rand"
 	"crypto/x509"
 	"errors"
@@ -559,7 +560,11 @@ func TestQUICHasNoExchange(t *testing.T) {
 // selfSigned returns a certificate that no CA of the tests has made.
 func selfSigned(t *testing.T) Certificate {
 	t.Helper()
-	key := newTestKey()
+	return selfSignedBy(t, newTestKey())
+}
+
+func selfSignedBy(t *testing.T, key crypto.Signer) Certificate {
+	t.Helper()
 	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Unix(1<<33, 0), DNSNames: []string{"other.example"}}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
 	if err != nil {

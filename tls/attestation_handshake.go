@@ -47,6 +47,7 @@ func (c *Conn) attestNonce(types []attestext.EvidenceType) ([]byte, error) {
 func (c *Conn) attestSetExporter(hs *keyschedule.HandshakeSecret, transcript hash.Hash) {
 	if c.attest.self.negotiated || c.attest.peer.negotiated || c.isClient && c.config.Attestation != nil {
 		c.attest.exporter = hs.HandshakeExporterSecret(transcript)
+		c.earlyAt(afterServerHello, transcript)
 	}
 }
 
@@ -63,17 +64,21 @@ func (c *Conn) attestChallenge(d *attestDirection, role attestext.Role, binding 
 	ch := &attestext.Challenge{
 		Model:   d.model,
 		Role:    role,
-		Binding: binding,
+		Binding: c.config.Attestation.binding(binding),
 		Kind:    d.selected.Kind,
 		Nonce:   d.nonce,
 		SPKI:    spki,
 	}
 	if d.model == attestext.BackgroundCheck { // even where the rule uses the bare nonce, so that a mismatch of rules can be told
-		binder, err := c.attest.exporter.ChannelBinder(d.nonce)
+		var err error
+		if ch.Binding == attestext.BindingEarly {
+			ch.Binder, err = d.earlyBinder(spki)
+		} else {
+			ch.Binder, err = c.attest.exporter.ChannelBinder(d.nonce)
+		}
 		if err != nil {
 			return err
 		}
-		ch.Binder = binder
 	}
 	d.request = &attestext.AttestRequest{
 		Type:      attestext.EvidenceType{Kind: d.selected.Kind, Format: d.format},
@@ -113,6 +118,11 @@ func (c *Conn) attestEvidence(ctx context.Context, msg *certificateMsgTLS13, tra
 	if !d.negotiated {
 		return nil
 	}
+	if c.isClient {
+		c.earlyAt(afterServerFinished, transcript)
+	} else {
+		c.earlyAt(afterEncryptedExtensions, transcript) // unless there was a CertificateRequest
+	}
 	if c.attestTwoKeys() && !c.attest.keyProofOffered {
 		return c.attestFail(AttestationStageAttest, alertMissingExtension, errNoKeyProof)
 	}
@@ -145,7 +155,13 @@ func (c *Conn) attestEvidence(ctx context.Context, msg *certificateMsgTLS13, tra
 		msg.ocspStapling, msg.scts = false, false
 		return nil
 	}
-	msg.attest.send = []attestExtension{{c.attestCodePoints().AttestationEvidence, cmw}}
+	body := cmw
+	if a.early() {
+		if body, err = attestext.MarshalCMWPayload(cmw); err != nil {
+			return c.attestFail(AttestationStageAttest, alertInternalError, err)
+		}
+	}
+	msg.attest.send = []attestExtension{{c.attestEvidenceType(), body}}
 	if c.attestTwoKeys() {
 		proof, err := c.attestKeyProof(transcript, cipherSuiteTLS13ByID(c.cipherSuite).hash, leaf, cmw, algs)
 		if err != nil {
@@ -197,7 +213,8 @@ func (c *Conn) attestedSPKI(cert *Certificate) (leaf, spki []byte, err error) {
 // attestReadEvidence takes the Evidence out of the peer's Certificate message and
 // refuses a message that carries it in any other way than was negotiated.
 func (c *Conn) attestReadEvidence(msg *certificateMsgTLS13) error {
-	if c.config.Attestation == nil {
+	a := c.config.Attestation
+	if a == nil {
 		return nil
 	}
 	d, cp := &c.attest.peer, c.attestCodePoints()
@@ -207,7 +224,7 @@ func (c *Conn) attestReadEvidence(msg *certificateMsgTLS13) error {
 	who := c.attestRole(false)
 	for _, e := range msg.attest.received {
 		switch {
-		case slices.Contains(negotiationExtensions(cp), e.typ):
+		case slices.Contains(negotiationExtensions(cp), e.typ) && !a.singleExtension():
 			return fail(alertIllegalParameter, "%v sent negotiation extension %#04x in its Certificate", who, e.typ)
 		case e.typ == cp.AttestedKeyProof:
 			switch {
@@ -218,7 +235,7 @@ func (c *Conn) attestReadEvidence(msg *certificateMsgTLS13) error {
 			}
 			d.keyProof = e.data
 			continue
-		case e.typ != cp.AttestationEvidence:
+		case e.typ != c.attestEvidenceType():
 			continue
 		case !d.negotiated || d.attestationOnly():
 			return fail(alertUnsupportedExtension, "%v sent evidence that was not asked for", who)
@@ -230,13 +247,25 @@ func (c *Conn) attestReadEvidence(msg *certificateMsgTLS13) error {
 			return fail(alertDecodeError, "%v sent empty evidence", who)
 		}
 		d.evidence = e.data
+		if a.early() {
+			var err error
+			if d.evidence, err = attestext.ParseCMWPayload(e.data); err != nil {
+				return fail(alertDecodeError, "%v's evidence: %w", who, err)
+			}
+		}
 	}
 	if !d.negotiated {
 		return nil
 	}
 	certs := msg.certificate.Certificate
+	missing := func(otherwise alert) alert {
+		if a.singleExtension() {
+			return alert(cp.AttestationRequired)
+		}
+		return otherwise
+	}
 	if len(certs) == 0 { // a server's empty message has been refused before
-		return fail(alertCertificateRequired, "%v agreed to attest and sent an empty Certificate", who)
+		return fail(missing(alertCertificateRequired), "%v agreed to attest and sent an empty Certificate", who)
 	}
 	if d.attestationOnly() {
 		extensions := len(msg.attest.received) > 0 || msg.ocspStapling || msg.scts
@@ -252,9 +281,9 @@ func (c *Conn) attestReadEvidence(msg *certificateMsgTLS13) error {
 	}
 	if d.evidence == nil {
 		if c.isClient {
-			return fail(alertHandshakeFailure, "%v agreed to attest and sent a certificate without evidence", who)
+			return fail(missing(alertHandshakeFailure), "%v agreed to attest and sent a certificate without evidence", who)
 		}
-		return fail(alertCertificateRequired, "%v agreed to attest and sent a certificate without evidence", who)
+		return fail(missing(alertCertificateRequired), "%v agreed to attest and sent a certificate without evidence", who)
 	}
 	c.attestTrace(d, traceEvidenceReceived, len(d.evidence), 0, nil)
 	return nil
@@ -290,7 +319,7 @@ func (c *Conn) attestAppraise(ctx context.Context) error {
 	}
 	c.attestTrace(d, traceAppraised, len(ev.CMW), time.Since(start), err)
 	if err != nil {
-		return c.attestFail(AttestationStageAppraise, attestAlert(err), err)
+		return c.attestFail(AttestationStageAppraise, c.attestAlert(err), c.earlyNamed(err))
 	}
 	if d.attestationOnly() {
 		key, err := parseAttestedKey(result.Key())

@@ -148,7 +148,9 @@ func (p *misbehavingPeer) sendServerCertificate(hs *serverHandshakeStateTLS13) e
 			supportedSignatureAlgorithms:     supportedSignatureAlgorithms(c.vers),
 			supportedSignatureAlgorithmsCert: supportedSignatureAlgorithmsCert(),
 		}
-		c.attestCertificateRequest(certReq)
+		if err := c.attestCertificateRequest(certReq, hs.transcript); err != nil {
+			return err
+		}
 		if _, err := c.writeHandshakeRecord(certReq, hs.transcript); err != nil {
 			return err
 		}

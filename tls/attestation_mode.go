@@ -12,8 +12,8 @@ import (
 type AttestationMode int
 
 const (
-	// InHandshake attests in the handshake, as draft-fossati-tls-attestation-08
-	// describes it.
+	// InHandshake attests in the handshake, in the form that AttestationConfig.Form
+	// names.
 	InHandshake AttestationMode = iota
 
 	// PostHandshake attests after a handshake of crypto/tls, and before the first

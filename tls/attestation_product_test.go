@@ -181,7 +181,8 @@ func productExpected(server, client productDirection) productOutcome {
 // binding rule, either end's settings chosen apart from the other's and one
 // direction's apart from the other's, over TCP and QUIC, with and without a
 // HelloRetryRequest; and then each of the modes after the handshake, over the fork and
-// over crypto/tls, and by package exportedauth over QUIC.
+// over crypto/tls, and by package exportedauth over QUIC; and both forms of the early
+// draft, alone and in Combined.
 //
 // Requirements: 4-2, 5-1, 6.2-1, 6.2-2, 6.2.1-2, 6.2.1-3.
 // Requirements: 8.1.1-1, 8.1.2-1, 8.1.2-3, 8.2.1-1, 8.2.2-1, 8.2.2-3.
@@ -216,6 +217,13 @@ func TestEveryMode(t *testing.T) {
 			t.Errorf("%d cells, want %d", n, want)
 		}
 		t.Logf("%d cells, %d accepted and %d refused as the rules say", n, ok, n-ok)
+		t.Attr("cells", strconv.Itoa(n))
+	})
+	t.Run("early", func(t *testing.T) {
+		n := productEarly(t)
+		if want := len(earlyForms) * 3 * (len(productModels)*len(productCarriers)*len(productRetries) + len(productRetries)); n != want {
+			t.Errorf("%d cells, want %d", n, want)
+		}
 		t.Attr("cells", strconv.Itoa(n))
 	})
 	settings := len(productKinds) * len(productBindings)

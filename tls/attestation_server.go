@@ -16,6 +16,9 @@ func (hs *serverHandshakeStateTLS13) attestHelloChanged(second *clientHelloMsg) 
 	}
 	cp := hs.c.attestCodePoints()
 	types := append(negotiationExtensions(cp), cp.AttestedKeyProof, cp.AuthenticatorCarriage)
+	if hs.c.config.Attestation.Form == FormEarly {
+		types = append(types, cp.RemoteAttestation)
+	}
 	return !sameExtensions(helloExtensions(hs.clientHello.original, types), helloExtensions(second.original, types))
 }
 
@@ -32,6 +35,9 @@ func (hs *serverHandshakeStateTLS13) attestNegotiate() error {
 	if err := hs.attestNegotiateCarriage(); err != nil || !a.inHandshake() {
 		return err
 	}
+	if a.Form == FormEarly {
+		return hs.earlyNegotiate()
+	}
 	cp := c.attestCodePoints()
 	fail := func(al alert, format string, args ...any) error {
 		return c.attestFail(AttestationStageNegotiate, al, fmt.Errorf(format, args...))
@@ -42,9 +48,9 @@ func (hs *serverHandshakeStateTLS13) attestNegotiate() error {
 		var err error
 		switch e.typ {
 		case cp.EvidenceRequest:
-			request.evidence, err = attestext.ParseEvidenceRequestHello(e.data)
+			request.evidence, err = a.parseEvidenceHello(e.data, true)
 		case cp.EvidenceProposal:
-			proposal.evidence, err = attestext.ParseEvidenceProposalHello(e.data)
+			proposal.evidence, err = a.parseEvidenceHello(e.data, false)
 		case cp.ResultsRequest:
 			request.results, err = attestext.ParseResultsHello(e.data)
 		case cp.ResultsProposal:
@@ -63,20 +69,14 @@ func (hs *serverHandshakeStateTLS13) attestNegotiate() error {
 		}
 	}
 
-	if self := &c.attest.self; request.any() && (a.Attester != nil || a.Results != nil) {
-		own := attestMenu{preferResults: a.PreferResults, resultsKind: resultsKind(a.Credentials)}
-		if a.Attester != nil {
-			own.evidence = evidenceTypes(a.Credentials, a.Attester.Formats)
-		}
-		if a.Results != nil {
-			own.verifiers = a.Results.Verifiers()
-		}
+	if self := &c.attest.self; request.any() && a.attests() {
+		own := a.selfMenu()
 		if self.choose(own, request); !self.negotiated {
 			return fail(alert(request.alert(cp, a.Attester != nil)), "client asks for %v, this server has %v", request, own)
 		}
 	}
 
-	if a.Verifier == nil && a.ResultsVerifier == nil {
+	if !a.asks() {
 		return nil
 	}
 	if !proposal.any() {
@@ -85,20 +85,7 @@ func (hs *serverHandshakeStateTLS13) attestNegotiate() error {
 		}
 		return nil
 	}
-	own := attestMenu{preferResults: a.PreferResults, resultsKind: resultsKind(a.PeerCredentials)}
-	if a.Verifier != nil {
-		own.evidence = evidenceTypes(a.PeerCredentials, a.Verifier.Formats)
-	}
-	if a.ResultsVerifier != nil {
-		own.verifiers = a.ResultsVerifier.Verifiers()
-	}
-	if requiresClientCert(c.config.ClientAuth) {
-		// Evidence must not take the place of a certificate that is required.
-		own.evidence = slices.DeleteFunc(own.evidence, func(t attestext.EvidenceType) bool { return t.Kind == attestext.AttestationOnly })
-		if own.resultsKind == attestext.AttestationOnly {
-			own.verifiers = nil
-		}
-	}
+	own := a.peerMenu(c.config.ClientAuth)
 	d := &c.attest.peer
 	if d.choose(own, proposal); !d.negotiated {
 		if a.requires() {
@@ -106,22 +93,59 @@ func (hs *serverHandshakeStateTLS13) attestNegotiate() error {
 		}
 		return nil
 	}
-	if d.model == attestext.BackgroundCheck {
+	if d.model == attestext.BackgroundCheck && a.Form == FormTLSAttest {
 		nonce, err := c.attestNonce([]attestext.EvidenceType{{Kind: d.selected.Kind, Format: d.format}})
 		if err != nil {
 			return fail(alertInternalError, "nonce: %w", err)
 		}
 		d.nonce = nonce
 	}
-	if !d.attestationOnly() && c.config.ClientAuth < VerifyClientCertIfGiven &&
-		(c.config.ClientAuth == NoClientCert || !a.AllowAttestationOnly) {
+	c.attestVerifiesClient()
+	return nil
+}
+
+// attestVerifiesClient has the certificate of a client that attests beside one
+// verified.
+func (c *Conn) attestVerifiesClient() {
+	d := &c.attest.peer
+	if d.negotiated && !d.attestationOnly() && c.config.ClientAuth < VerifyClientCertIfGiven &&
+		(c.config.ClientAuth == NoClientCert || !c.config.Attestation.AllowAttestationOnly) {
 		// The Evidence covers the key of a certificate, and the certificate
 		// says who the client is. One that nobody verifies says nothing, and
 		// what is left is attestation-only.
 		c.config = c.config.Clone()
 		c.config.ClientAuth = RequireAndVerifyClientCert
 	}
-	return nil
+}
+
+// selfMenu and peerMenu return what a server can attest and appraise.
+func (a *AttestationConfig) selfMenu() attestMenu {
+	own := attestMenu{preferResults: a.PreferResults, resultsKind: resultsKind(a.Credentials)}
+	if a.Attester != nil {
+		own.evidence = evidenceTypes(a.Credentials, a.Attester.Formats)
+	}
+	if a.Results != nil {
+		own.verifiers = a.Results.Verifiers()
+	}
+	return own
+}
+
+func (a *AttestationConfig) peerMenu(auth ClientAuthType) attestMenu {
+	own := attestMenu{preferResults: a.PreferResults, resultsKind: resultsKind(a.PeerCredentials)}
+	if a.Verifier != nil {
+		own.evidence = evidenceTypes(a.PeerCredentials, a.Verifier.Formats)
+	}
+	if a.ResultsVerifier != nil {
+		own.verifiers = a.ResultsVerifier.Verifiers()
+	}
+	if requiresClientCert(auth) {
+		// Evidence must not take the place of a certificate that is required.
+		own.evidence = slices.DeleteFunc(own.evidence, func(t attestext.EvidenceType) bool { return t.Kind == attestext.AttestationOnly })
+		if own.resultsKind == attestext.AttestationOnly {
+			own.verifiers = nil
+		}
+	}
+	return own
 }
 
 // attestNegotiateCarriage settles whether handshake records carry authenticators. A
@@ -257,12 +281,22 @@ func (hs *serverHandshakeStateTLS13) attestServerParameters(ee *encryptedExtensi
 			typ = results
 			body, err = (&attestext.ResultsSelection{Verifier: d.verifier}).Marshal()
 		} else {
-			body, err = (&attestext.EvidenceSelection{Type: d.selected, Nonce: nonce}).Marshal()
+			body, err = c.config.Attestation.evidenceSelection(d.selected, nonce)
 		}
 		if err != nil {
 			return c.attestFail(AttestationStageNegotiate, alertInternalError, err)
 		}
 		ee.attest.keep(typ, body)
+		return nil
+	}
+	if c.config.Attestation.singleExtension() {
+		chosen, err := c.earlyAnswer(&c.attest.self)
+		if err != nil {
+			return c.attestFail(AttestationStageNegotiate, alertInternalError, err)
+		}
+		ee.attest.extensions = append(ee.attest.extensions, chosen...)
+		c.attestTrace(&c.attest.self, traceNegotiated, 0, 0, nil)
+		c.attestTrace(&c.attest.peer, traceNegotiated, 0, 0, nil)
 		return nil
 	}
 	if err := answer(cp.EvidenceRequest, cp.ResultsRequest, &c.attest.self, nil); err != nil {

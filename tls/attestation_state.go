@@ -83,11 +83,12 @@ type attestDirection struct {
 	offeredVerifiers []attestext.VerifierIdentity // by the client, in ClientHello
 	negotiated       bool
 	model            attestext.Model
-	selected         attestext.EvidenceType     // as it stands on the wire; in the passport model its Kind
-	format           attestext.EvidenceFormat   // in background check
-	verifier         attestext.VerifierIdentity // in the passport model
-	nonce            []byte                     // in background check
-	request          *attestext.AttestRequest   // once the challenge is known
+	selected         attestext.EvidenceType       // as it stands on the wire; in the passport model its Kind
+	format           attestext.EvidenceFormat     // in background check
+	verifier         attestext.VerifierIdentity   // in the passport model
+	nonce            []byte                       // in background check
+	base             *keyschedule.AttestationBase // in a form of the early draft
+	request          *attestext.AttestRequest     // once the challenge is known
 	evidence         []byte
 	keyProof         []byte            // as received
 	appraised        *attestext.Result // before the peer has proven possession of its key

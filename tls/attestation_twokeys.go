@@ -140,16 +140,29 @@ func (c *Conn) attestAcceptsKeyProof() bool {
 // attestBeforeCertificate keeps the hash of the messages before the peer's
 // Certificate, where its attested key may sign it.
 func (c *Conn) attestBeforeCertificate(transcript hash.Hash) {
+	if !c.isClient {
+		c.earlyAt(afterServerFinished, transcript)
+	}
 	if c.attestAcceptsKeyProof() {
 		c.attest.beforeCertificate = transcript.Sum(nil)
 	}
 }
 
-// attestCertificateRequest offers attested_key_proof to a client that attests.
-func (c *Conn) attestCertificateRequest(msg *certificateRequestMsgTLS13) {
+// attestCertificateRequest offers attested_key_proof to a client that attests, or in
+// the early form names how the client is to attest.
+func (c *Conn) attestCertificateRequest(msg *certificateRequestMsgTLS13, transcript hash.Hash) error {
+	c.earlyAt(afterEncryptedExtensions, transcript)
+	if c.config.Attestation.singleExtension() {
+		answer, err := c.earlyAnswer(&c.attest.peer)
+		if err != nil {
+			return c.attestFail(AttestationStageNegotiate, alertInternalError, err)
+		}
+		msg.attest.extensions = append(msg.attest.extensions, answer...)
+	}
 	if c.attestAcceptsKeyProof() {
 		msg.attest.keep(c.attestCodePoints().AttestedKeyProof, nil)
 	}
+	return nil
 }
 
 // errNoKeyProof: the peer would take the Evidence for that of the certificate's key.

@@ -853,7 +853,9 @@ func (hs *serverHandshakeStateTLS13) sendServerCertificate() error {
 			certReq.certificateAuthorities = c.config.ClientCAs.Subjects()
 		}
 
-		c.attestCertificateRequest(certReq) // atls:hook server-certificate-request: offer attested_key_proof
+		if err := c.attestCertificateRequest(certReq, hs.transcript); err != nil { // atls:hook server-certificate-request: what is asked of a client that attests
+			return err
+		}
 		if _, err := hs.c.writeHandshakeRecord(certReq, hs.transcript); err != nil {
 			return err
 		}

@@ -5,7 +5,7 @@
 // A command is started once per call, without a shell. It reads
 //
 //	{"type": MEDIA TYPE, "challenge": B64, "nonce": B64, "binder": B64, "spki": B64,
-//	 "role": "client"|"server", "binding": "hardened"|"draft-08"|"expat"|"expat-sha512",
+//	 "role": "client"|"server", "binding": "hardened"|"draft-08"|"expat"|"expat-sha512"|"early",
 //	 "report_data": B64}
 //
 // from its standard input, with "cmw": B64 besides where it appraises. A member

@@ -158,6 +158,12 @@ func (f *connFlags) attestation(s *setup) error {
 	case "combined":
 		a.Mode = tls.Combined
 	}
+	switch {
+	case f.earlyForm == "03":
+		a.Form = tls.FormEarly03
+	case f.early():
+		a.Form = tls.FormEarly
+	}
 	switch f.carriage {
 	case "leading":
 		a.Carriage = tls.CarriageLeading

@@ -52,7 +52,7 @@ func (p pair) same(t *testing.T, binder bool) {
 		}
 	}
 	passport := p.c["model"] == "passport" // which has no nonce, no binder and no type
-	if (p.c["nonce"] == nil) != passport || (p.c["evidence_type"] == nil) != passport || !passport && p.c["model"] != "background-check" || (p.c["binder"] != nil) != binder {
+	if (p.c["nonce"] == nil) != (passport || p.c["binding"] == "early") || (p.c["evidence_type"] == nil) != passport || !passport && p.c["model"] != "background-check" || (p.c["binder"] != nil) != binder {
 		t.Errorf("nonce %v, binder %v, model %v", p.c["nonce"], p.c["binder"], p.c["model"])
 	}
 	if p.s["bytes_in"] != p.c["bytes_out"] || p.s["bytes_out"] != p.c["bytes_in"] {

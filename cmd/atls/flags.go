@@ -29,7 +29,11 @@ Flags:
     --servername NAME           name to ask for (dial; default the host)
     --mode MODE                 tls-attest (default): in the handshake; post-handshake:
                                 after it, bound to the connection's exporter; combined:
-                                both; or none: TLS alone. Alike on both ends
+                                both; early: in the handshake, as its successor has it;
+                                or none: TLS alone. Alike on both ends
+    --early-form REVISION       of draft-fossati-seat-early-attestation: 06 (default) or
+                                03, which another implementation speaks. With --mode
+                                combined, what is in the handshake is early as well
     --carriage HOW              what carries the authenticators of post-handshake and
                                 combined: leading: application data ahead of any
                                 other, which a peer on stock crypto/tls understands;
@@ -104,7 +108,7 @@ type connFlags struct {
 
 	clientCert string
 
-	mode, carriage, credential, binding, peer string
+	mode, earlyForm, carriage, credential, binding, peer string
 
 	allowAttestationOnly           bool
 	attestedKey                    string
@@ -192,6 +196,7 @@ func (f *connFlags) register(fs *flag.FlagSet) {
 	fs.StringVar(&f.clientCert, "client-cert", "", "")
 	fs.StringVar(&f.serverName, "servername", "", "")
 	fs.StringVar(&f.mode, "mode", "tls-attest", "")
+	fs.StringVar(&f.earlyForm, "early-form", "", "")
 	fs.StringVar(&f.carriage, "carriage", "auto", "")
 	fs.StringVar(&f.credential, "credential", "x509", "")
 	fs.BoolVar(&f.allowAttestationOnly, "allow-attestation-only", false, "")
@@ -226,18 +231,15 @@ func (f *connFlags) check() error {
 	for _, v := range []struct {
 		flag, value string
 		allowed     []string
-		notYet      []string
 	}{
-		{"mode", f.mode, []string{"tls-attest", "post-handshake", "combined", "none"}, []string{"early"}},
-		{"carriage", f.carriage, []string{"auto", "leading", "post-handshake"}, nil},
-		{"credential", f.credential, []string{"x509", "attestation-only"}, nil},
-		{"binding", f.binding, []string{"hardened", "draft-08"}, nil},
-		{"peer", f.peer, []string{"", "require", "request"}, nil},
-		{"client-cert", f.clientCert, []string{"", "require", "request"}, nil},
+		{"mode", f.mode, []string{"tls-attest", "post-handshake", "combined", "early", "none"}},
+		{"early-form", f.earlyForm, []string{"", "06", "03"}},
+		{"carriage", f.carriage, []string{"auto", "leading", "post-handshake"}},
+		{"credential", f.credential, []string{"x509", "attestation-only"}},
+		{"binding", f.binding, []string{"hardened", "draft-08"}},
+		{"peer", f.peer, []string{"", "require", "request"}},
+		{"client-cert", f.clientCert, []string{"", "require", "request"}},
 	} {
-		if slices.Contains(v.notYet, v.value) {
-			return usagef("", "--%s %s is not available yet", v.flag, v.value)
-		}
 		if !slices.Contains(v.allowed, v.value) {
 			want := slices.DeleteFunc(v.allowed, func(s string) bool { return s == "" })
 			return usagef("it can be "+strings.Join(want, " or "), "--%s cannot be %q", v.flag, v.value)
@@ -259,11 +261,23 @@ func (f *connFlags) check() error {
 		return usagef("its evidence covers the certificate's key", "--mode %s goes with neither --attested-key nor --peer-attested-key", f.mode)
 	case f.exchanges() && f.attest == "" && f.verify == "":
 		return usagef("", "--mode %s needs --attest or --verify", f.mode)
+	case f.earlyForm != "" && f.mode != "early" && f.mode != "combined":
+		return usagef("it is for --mode early and combined", "--early-form %s has no effect in --mode %s", f.earlyForm, f.mode)
+	case f.early() && f.kind() == attestext.AttestationOnly:
+		return usagef("its evidence comes beside one", "--mode %s is with a certificate", f.mode)
+	case f.early() && (f.attestedKey != "" || f.peerAttestedKey):
+		return usagef("its binder covers the certificate's key", "--mode %s goes with neither --attested-key nor --peer-attested-key", f.mode)
+	case f.early() && f.binding != "hardened":
+		return usagef("the early draft has a binding of its own", "--binding %s has no effect in --mode %s", f.binding, f.mode)
+	case f.capture != "" && f.early():
+		return usagef("atls inspect and verify read handshakes of tls-attest", "--capture is not for the early draft")
+	case f.mode == "early" && f.attest == "" && f.verify == "":
+		return usagef("", "--mode early needs --attest or --verify")
 	case f.mode == "post-handshake" && f.binding != "hardened":
 		return usagef("its binding is that of draft-fossati-seat-expat", "--binding %s has no effect in --mode post-handshake", f.binding)
 	case f.exchanges() && f.carriage == "leading" && f.peer == "request":
 		return usagef("nothing tells a peer that does not attest from one that does", "--peer request does not go with --carriage leading")
-	case f.mode == "none" && f.carriage != "auto", f.mode == "tls-attest" && f.carriage == "leading":
+	case f.mode == "none" && f.carriage != "auto", (f.mode == "tls-attest" || f.mode == "early") && f.carriage == "leading":
 		return usagef("it is for --mode post-handshake and combined", "--carriage %s has no effect in --mode %s", f.carriage, f.mode)
 	case f.reattest < 0:
 		return usagef("for example 1m", "--reattest cannot be negative")
@@ -321,8 +335,14 @@ func (f *connFlags) rule() string {
 	if f.exchanges() {
 		return attestext.BindingExpat.String()
 	}
+	if f.early() {
+		return attestext.BindingEarly.String()
+	}
 	return f.binding
 }
+
+// early reports whether the ends attest in the handshake in the form of the early draft.
+func (f *connFlags) early() bool { return f.mode == "early" || f.earlyForm != "" }
 
 // exchanges reports whether the ends attest after the handshake.
 func (f *connFlags) exchanges() bool { return f.mode == "post-handshake" || f.mode == "combined" }

@@ -69,7 +69,7 @@ func explain(isAbout func([attestext.ReportDataSize]byte) bool, c *attestext.Cha
 			return unbound("evidence was made for the %v role under the hardened rule, the peer is the %v and this side is configured for %v", otherRole, c.Role, c.Binding)
 		}
 		return unbound("evidence was made for the %v role, the peer is the %v", otherRole, c.Role)
-	case isAbout(nonce):
+	case len(c.Nonce) != 0 && isAbout(nonce):
 		return unbound("evidence covers the nonce, and not the channel binder that stands for this session")
 	case isAbout([attestext.ReportDataSize]byte{}):
 		return unbound("evidence covers nothing: its report data is zero")
