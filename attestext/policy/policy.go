@@ -188,8 +188,8 @@ type TeeTcbSvn [teeTcbSvnSize]byte
 // InstanceID is the identity of a platform; in JSON, 32 hexadecimal digits.
 type InstanceID [instanceIDSize]byte
 
-// A BitField is TD_ATTRIBUTES or XFAM in the order of the bytes in a quote, bit 0
-// being the lowest one of the first byte; in JSON, 16 hexadecimal digits.
+// A BitField is TD_ATTRIBUTES or XFAM, or POLICY or PLATFORM_INFO of an SNP report, in the
+// order of the bytes in the quote or report, bit 0 being the lowest one of the first byte; in JSON, 16 hexadecimal digits.
 type BitField [bitsSize]byte
 
 // Bits says which bits of a field must be set and which must be clear. Other bits
@@ -248,6 +248,7 @@ const MaxSize = 1 << 20
 //	    "min_guest_svn": NUMBER,
 //	    "min_tcb": {"bootloader": NUMBER, "tee": NUMBER, "snp": NUMBER, "microcode": NUMBER},
 //	    "max_collateral_age": DURATION,
+//	    "guest_policy": {"set": HEX, "clear": HEX}, "platform_info": {"set": HEX, "clear": HEX},
 //	    "max_vmpl": NUMBER,
 //	    "chip_ids": [HEX…], "deny_chip_ids": [HEX…],
 //	    "allow_migration_agent": BOOL,
@@ -340,23 +341,26 @@ func (t *TDXPolicy) check() error {
 	if err := t.Events.check(); err != nil {
 		return err
 	}
-	for _, b := range []struct {
-		claim string
-		bits  *Bits
-	}{{"td_attributes", t.TDAttributes}, {"xfam", t.XFAM}} {
-		if b.bits == nil {
-			continue
-		}
-		if *b.bits == (Bits{}) {
-			return fmt.Errorf("tdx: %s compares no bit; leave it out", b.claim)
-		}
-		for i := range b.bits.Set {
-			if b.bits.Set[i]&b.bits.Clear[i] != 0 {
-				return fmt.Errorf("tdx: %s wants a bit both set and clear, which accepts nothing", b.claim)
-			}
-		}
+	if err := errors.Join(t.TDAttributes.check("tdx: td_attributes"), t.XFAM.check("tdx: xfam")); err != nil {
+		return err
 	}
 	return t.TCB.check()
+}
+
+// check reports what is more likely a mistake than a wish; nil has nothing wrong with it.
+func (b *Bits) check(name string) error {
+	if b == nil {
+		return nil
+	}
+	if *b == (Bits{}) {
+		return fmt.Errorf("%s compares no bit; leave it out", name)
+	}
+	for i := range b.Set {
+		if b.Set[i]&b.Clear[i] != 0 {
+			return fmt.Errorf("%s wants a bit both set and clear, which accepts nothing", name)
+		}
+	}
+	return nil
 }
 
 // SkipTDXCollateral reports whether p accepts TDX quotes without collateral.

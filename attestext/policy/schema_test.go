@@ -163,7 +163,7 @@ func TestSchemaAcceptsWhatParseDoes(t *testing.T) {
 		`{"tdx":{},"max_quote_age":""}`, `{"tdx":{},"max_quote_age":"-1h"}`, `{"tdx":{},"max_quote_age":60}`, `{"tdx":{},"max_quote_age":"1d"}`,
 		`{"tdx":{"insecure_allow_debug":1}}`, `{"tdx":{"events":{}}}`, `{"tdx":{"events":{"rtmr4":["` + h(48) + `"]}}}`, `{"tdx":{"xfam":{}}}`,
 		`{"tdx":{"tcb":{"allow_statuses":["Revoked"]}}}`, `{"tdx":{"tcb":{"allow_statuses":[]}}}`, `{"tdx":{"tcb":{"grace":"1h"}}}`,
-		`{"snp":{"max_vmpl":4}}`, `{"snp":{"max_vmpl":-1}}`, `{"snp":{"min_guest_svn":4294967296}}`, `{"snp":{"min_guest_svn":1.5}}`, `{"snp":{"min_tcb":{"snp":256}}}`, `{"snp":{"chip_ids":["` + h(16) + `"]}}`,
+		`{"snp":{"guest_policy":{}}}`, `{"snp":{"platform_info":{}}}`, `{"snp":{"guest_policy":{"set":"00"}}}`, `{"snp":{"max_vmpl":4}}`, `{"snp":{"max_vmpl":-1}}`, `{"snp":{"min_guest_svn":4294967296}}`, `{"snp":{"min_guest_svn":1.5}}`, `{"snp":{"min_tcb":{"snp":256}}}`, `{"snp":{"chip_ids":["` + h(16) + `"]}}`,
 		`{"tpm":{"pcrs":{}}}`, `{"tpm":{"pcrs":{"sha1":{"0":["` + h(20) + `"]}}}}`, `{"tpm":{"pcrs":{"sha256":{"24":["` + h(32) + `"]}}}}`, `{"tpm":{"pcrs":{"sha256":{"00":["` + h(32) + `"]}}}}`,
 		`{"tpm":{"pcrs":{"sha256":{"0":["` + h(48) + `"]}}}}`, `{"tpm":{"ek_ids":["` + h(48) + `"]}}`,
 	} {

@@ -3,6 +3,7 @@ package policy
 import (
 	"bytes"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"slices"
 )
@@ -36,6 +37,14 @@ type SNPPolicy struct {
 	// MaxCollateralAge bounds how long ago the revocation list was issued, on top of when it
 	// expires. Zero is no bound of its own.
 	MaxCollateralAge Duration `json:"max_collateral_age,omitempty"`
+
+	// GuestPolicy says which bits of POLICY must be set and which must not: what the
+	// guest's owner lets the host do, such as run it where SMT is on. nil compares none,
+	// beyond what AllowMigrationAgent and InsecureAllowDebug are about.
+	GuestPolicy *Bits `json:"guest_policy,omitempty"`
+
+	// PlatformInfo says the same of PLATFORM_INFO, what the firmware says of the machine.
+	PlatformInfo *Bits `json:"platform_info,omitempty"`
 
 	// MaxVMPL is the lowest privilege level inside the guest that may ask for
 	// reports, 0 to 3. The default is the highest, 0.
@@ -120,7 +129,7 @@ func (s *SNPPolicy) check() error {
 	case slices.Contains(s.ChipIDs, ChipID{}), slices.Contains(s.DenyChipIDs, ChipID{}):
 		return fmt.Errorf("snp: a chip ID of zeros stands for no identity, which no list accepts")
 	}
-	return nil
+	return errors.Join(s.GuestPolicy.check("snp: guest_policy"), s.PlatformInfo.check("snp: platform_info"))
 }
 
 const errOwnerUnnamed = "family_id and image_id are whatever the signer of the ID block says: name it by id_key_digest or author_key_digest"
@@ -149,6 +158,9 @@ type SNP interface {
 	// FamilyID and ImageID are zero where there is no ID block.
 	FamilyID() [ownerIDSize]byte
 	ImageID() [ownerIDSize]byte
+	// GuestPolicy and PlatformInfo are in the order of the bytes in the report.
+	GuestPolicy() [bitsSize]byte
+	PlatformInfo() [bitsSize]byte
 	GuestSVN() uint32
 	VMPL() uint32
 	// TCBs returns bootloader, TEE, SNP firmware and microcode, each as reported, as
@@ -216,6 +228,8 @@ func (p *Policy) EvaluateSNP(c SNP) (*Decision, error) {
 	if s.ownerUnnamed() {
 		d.add(Contraindicated, "id_key_digest", "the policy itself is wrong: %s", errOwnerUnnamed)
 	}
+	d.bits("guest_policy", s.GuestPolicy, c.GuestPolicy())
+	d.bits("platform_info", s.PlatformInfo, c.PlatformInfo())
 	oneOf(d, "host_data", s.HostData, HostData(c.HostData()))
 	d.key("id_key_digest", "ID key", s.IDKeyDigest, c.IDKeyDigest())
 	d.key("author_key_digest", "author key", s.AuthorKeyDigest, c.AuthorKeyDigest())

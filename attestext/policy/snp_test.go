@@ -16,6 +16,7 @@ type snpClaims struct {
 	measurement, idKey, authorKey [48]byte
 	hostData                      [32]byte
 	family, image                 [16]byte
+	guest, platform               [8]byte
 	reported, current, committed  [4]uint8
 	svn, vmpl                     uint32
 	chip                          []byte
@@ -28,6 +29,8 @@ func (c *snpClaims) IDKeyDigest() [48]byte     { return c.idKey }
 func (c *snpClaims) AuthorKeyDigest() [48]byte { return c.authorKey }
 func (c *snpClaims) FamilyID() [16]byte        { return c.family }
 func (c *snpClaims) ImageID() [16]byte         { return c.image }
+func (c *snpClaims) GuestPolicy() [8]byte      { return c.guest }
+func (c *snpClaims) PlatformInfo() [8]byte     { return c.platform }
 func (c *snpClaims) GuestSVN() uint32          { return c.svn }
 func (c *snpClaims) VMPL() uint32              { return c.vmpl }
 func (c *snpClaims) ChipID() []byte            { return c.chip }
@@ -94,6 +97,13 @@ func TestSNPClaimsAreComparedWithThePolicy(t *testing.T) {
 		{"new", nothing, func(s c) { s.reported[3]++ }, policy.Affirming, ""},
 		{"old microcode is running", nothing, func(s c) { s.current[3]-- }, policy.Contraindicated, "min_tcb"},
 		{"host can go back", nothing, func(s c) { s.committed[2]-- }, policy.Contraindicated, "min_tcb"},
+		{"bits", func(s p) {
+			s.GuestPolicy, s.PlatformInfo = &policy.Bits{Set: policy.BitField{2: 2}, Clear: policy.BitField{2: 1}}, &policy.Bits{Set: policy.BitField{0: 1}}
+		}, func(s c) { s.guest[2], s.platform[0] = 2, 3 }, policy.Affirming, ""},
+		{"bit of the guest's policy set", func(s p) { s.GuestPolicy = &policy.Bits{Clear: policy.BitField{2: 1}} }, func(s c) { s.guest[2] = 3 }, policy.Contraindicated, "guest_policy"},
+		{"bit of the guest's policy clear", func(s p) { s.GuestPolicy = &policy.Bits{Set: policy.BitField{2: 1}} }, nil, policy.Contraindicated, "guest_policy"},
+		{"bit of the machine set", func(s p) { s.PlatformInfo = &policy.Bits{Clear: policy.BitField{7: 128}} }, func(s c) { s.platform[7] = 128 }, policy.Contraindicated, "platform_info"},
+		{"bit of the machine clear", func(s p) { s.PlatformInfo = &policy.Bits{Set: policy.BitField{0: 32}} }, nil, policy.Contraindicated, "platform_info"},
 		{"VMPL", nothing, func(s c) { s.vmpl = 1 }, policy.Contraindicated, "max_vmpl"},
 		{"VMPL allowed", func(s p) { s.MaxVMPL = 2 }, func(s c) { s.vmpl = 2 }, policy.Affirming, ""},
 		{"VMPL above", func(s p) { s.MaxVMPL = 2 }, func(s c) { s.vmpl = 3 }, policy.Contraindicated, "max_vmpl"},
@@ -167,7 +177,7 @@ var (
 	hex32   = strings.Repeat("cd", 32)
 	hex64   = strings.Repeat("ef", 64)
 	fullSNP = `{"snp":{"measurement":["` + hex48 + `"],"host_data":["` + hex32 + `"],"id_key_digest":["` + hex48 + `"],"author_key_digest":["` + hex48 +
-		`"],"family_id":["` + hex16 + `"],"image_id":["` + hex16 + `"],"min_guest_svn":2,"min_tcb":{"bootloader":4,"tee":0,"snp":22,"microcode":213},"max_collateral_age":"24h0m0s","max_vmpl":1,"chip_ids":["` + hex64 + `"],"deny_chip_ids":["` + hex64 +
+		`"],"family_id":["` + hex16 + `"],"image_id":["` + hex16 + `"],"min_guest_svn":2,"min_tcb":{"bootloader":4,"tee":0,"snp":22,"microcode":213},"max_collateral_age":"24h0m0s","guest_policy":{"set":"0000020000000000","clear":"0000010000000000"},"platform_info":{"set":"0000000000000000","clear":"0100000000000000"},"max_vmpl":1,"chip_ids":["` + hex64 + `"],"deny_chip_ids":["` + hex64 +
 		`"],"allow_migration_agent":true,"insecure_allow_debug":true,"insecure_skip_collateral":true}}`
 )
 

@@ -54,6 +54,7 @@ var trustClaims = map[string]TrustClaim{
 	"advisory_ids":    Hardware,
 	"min_tcb":         Hardware,
 	"min_tee_tcb_svn": Hardware,
+	"platform_info":   Hardware,
 	"mrseam":          Hardware,
 	"tdx":             Hardware,
 	"snp":             Hardware,

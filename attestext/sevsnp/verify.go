@@ -370,6 +370,14 @@ func (v *Verified) TCBs() (reported, current, committed [4]uint8) {
 	return r.ReportedTCB.Components(), r.CurrentTCB.Components(), r.CommittedTCB.Components()
 }
 
+// GuestPolicy returns POLICY, what the guest's owner lets the host do to it, and
+// PlatformInfo PLATFORM_INFO, what the firmware says of the machine, each in the order of
+// the bytes in the report.
+func (v *Verified) GuestPolicy() [8]byte { return [8]byte(v.report.raw[policyOffset:]) }
+
+// PlatformInfo is described at GuestPolicy.
+func (v *Verified) PlatformInfo() [8]byte { return [8]byte(v.report.raw[platformInfoOffset:]) }
+
 // GuestSVN returns the security version of the guest.
 func (v *Verified) GuestSVN() uint32 { return v.report.GuestSVN }
 

@@ -67,6 +67,30 @@ func TestSNPEvidenceOfEachFormatKindAndBindingIsAccepted(t *testing.T) {
 	}
 }
 
+// The bits that a policy compares are those that were signed.
+func TestPolicyComparesBitsOfTheSNPReport(t *testing.T) {
+	a := softtee.NewSNP(&softtee.SNPOptions{Modify: func(r *sevsnp.Report) { r.Policy, r.PlatformInfo = 1<<17|1<<20, 1<<1 }}).Attester()
+	c := challenge(attestext.CertAttestation, attestext.BindingHardened)
+	ev := attest(t, a, tsm.FormatCBOR, c)
+	for _, tt := range []struct {
+		say             string
+		guest, platform policy.Bits
+	}{
+		{"", policy.Bits{Set: policy.BitField{2: 0x12}, Clear: policy.BitField{2: 1}}, policy.Bits{Set: policy.BitField{0: 2}, Clear: policy.BitField{0: 1}}},
+		{"guest_policy", policy.Bits{Set: policy.BitField{2: 1}}, policy.Bits{Set: policy.BitField{0: 2}}},
+		{"platform_info", policy.Bits{Set: policy.BitField{2: 2}}, policy.Bits{Clear: policy.BitField{0: 2}}},
+	} {
+		v := localSNP(t)
+		v.Policy.SNP.GuestPolicy, v.Policy.SNP.PlatformInfo = &tt.guest, &tt.platform
+		switch _, err := appraise(v, ev, expected(c)); {
+		case tt.say == "" && err != nil:
+			t.Error(err)
+		case tt.say != "" && (!errors.Is(err, attestext.ErrPolicy) || !strings.Contains(err.Error(), tt.say)):
+			t.Errorf("%s: %v", tt.say, err)
+		}
+	}
+}
+
 func TestSNPEvidenceNotBoundToThisHandshakeIsRefused(t *testing.T) {
 	made := challenge(attestext.CertAttestation, attestext.BindingDraft08)
 	_, err := appraise(localSNP(t), attest(t, softtee.NewSNP(nil).Attester(), tsm.FormatCBOR, made), challenge(attestext.CertAttestation, attestext.BindingHardened))
