@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 
@@ -124,13 +125,23 @@ func (s *MemoryMachines) Record(peer, machine string) (string, error) {
 // whoever writes there decides which machines are accepted.
 type FileMachines struct{ dir string }
 
-// OpenFileMachines returns the store in dir, which is created if there is none.
+// OpenFileMachines returns the store in dir, which is created if there is none. One that
+// every user of the machine may write to is refused.
 func OpenFileMachines(dir string) (*FileMachines, error) {
 	if dir == "" {
 		return nil, errors.New("open machine store: no directory")
 	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("open machine store: %w", err)
+	}
+	info, err := os.Stat(dir)
+	if err != nil {
+		return nil, fmt.Errorf("open machine store: %w", err)
+	}
+	// Windows has no such bits, and Go makes them up.
+	const othersWrite = 0o002
+	if runtime.GOOS != "windows" && info.Mode().Perm()&othersWrite != 0 {
+		return nil, fmt.Errorf("open machine store: anybody may write to %s, and decide which machines are accepted: remove that permission", dir)
 	}
 	return &FileMachines{dir}, nil
 }
