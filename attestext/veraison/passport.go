@@ -13,8 +13,8 @@ import (
 const opPassport = "get result from service"
 
 // Passport gets an Attestation Result about this machine, for the passport model: a
-// has a bundle made over the nonce that the service chooses and the TLS key whose DER
-// SubjectPublicKeyInfo is spki, the service appraises it, and the EAR that comes back,
+// has a bundle made over the nonce that the service chooses, as under
+// [attestext.BindingHardened], and the TLS key whose DER SubjectPublicKeyInfo is spki, the service appraises it, and the EAR that comes back,
 // as a JWT, is checked as [Client.Appraise] does and must name that key. It is what
 // results.HolderOptions.Refresh wants. a must make [eat.BundleFormat].
 //
@@ -41,8 +41,12 @@ func (c *Client) Passport(ctx context.Context, a attestext.Attester, spki []byte
 		Role: attestext.RoleServer, Binding: attestext.BindingDraft08, Kind: attestext.AttestationOnly,
 		Nonce: opened.nonce, SPKI: spki,
 	}
+	// The quote is to show that it was made for this session, which it does under the
+	// hardened rule: a service whose policy has max_quote_age takes no other.
+	asked := *challenge
+	asked.Binding, asked.Binder = attestext.BindingHardened, opened.nonce
 	typ := attestext.EvidenceType{Kind: attestext.AttestationOnly, Format: eat.BundleFormat}
-	b, err := attestext.Attest(ctx, c.opts.Timeout, a, &attestext.AttestRequest{Type: typ, Challenge: challenge})
+	b, err := attestext.Attest(ctx, c.opts.Timeout, a, &attestext.AttestRequest{Type: typ, Challenge: &asked})
 	if err != nil {
 		return nil, err
 	}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/attestedtls/atls/attestext"
 	"github.com/attestedtls/atls/attestext/ear"
+	"github.com/attestedtls/atls/attestext/policy"
 	"github.com/attestedtls/atls/attestext/results"
 	"github.com/attestedtls/atls/attestext/softtee"
 	"github.com/attestedtls/atls/attestext/veraison"
@@ -49,6 +50,31 @@ func TestPassportIsAcceptedByRelyingParty(t *testing.T) {
 		if tt.class == nil && err != nil || tt.class != nil && !errors.Is(err, tt.class) {
 			t.Errorf("%s: %v, want %v", tt.name, err, tt.class)
 		}
+	}
+}
+
+// keptQuote makes bundles like the draft's, with one quote for all sessions: what somebody
+// has who was on the machine once and took its key along.
+type keptQuote struct{ attestext.Attester }
+
+func (k keptQuote) Attest(ctx context.Context, req *attestext.AttestRequest) ([]byte, error) {
+	c := *req.Challenge
+	c.Binding, c.Nonce = attestext.BindingDraft08, c.Value()
+	return k.Attester.Attest(ctx, &attestext.AttestRequest{Type: req.Type, Challenge: &c})
+}
+
+// A service whose policy bounds the age of quotes gives results for quotes that were made
+// for its session, and for no others.
+func TestPassportShowsThatItsQuoteIsFresh(t *testing.T) {
+	v := local(t)
+	v.Policy.MaxQuoteAge = policy.Duration(time.Minute)
+	c := client(t, service(t, v, veraison.ServiceOptions{}), veraison.ClientOptions{})
+	a := softtee.NewTDX(nil).Attester()
+	if _, err := c.Passport(t.Context(), a, spki(tlsKey)); err != nil {
+		t.Error(err)
+	}
+	if token, err := c.Passport(t.Context(), keptQuote{a}, spki(tlsKey)); token != nil || !errors.Is(err, attestext.ErrPolicy) {
+		t.Errorf("a quote that does not show its age: %s, %v", token, err)
 	}
 }
 
