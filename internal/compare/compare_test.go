@@ -67,7 +67,7 @@ func TestEachCellIsMeasured(t *testing.T) {
 			if s.First <= 0 || s.Handshake <= 0 || s.Handshake > s.First && c.Kind == Connect || s.Allocs == 0 {
 				t.Errorf("%v: %+v", c, s)
 			}
-			if m.attests && c.Kind != Load && (s.Verify <= 0 || s.Evidence == 0) {
+			if m.attests && (c.Kind == Connect || c.Kind == Reattest) && (s.Verify <= 0 || s.Evidence == 0) {
 				t.Errorf("%v: nothing was appraised: %+v", c, s)
 			}
 			if c.Kind == Connect && m.attests && s.In+s.Out < 2000+s.Evidence {
@@ -91,6 +91,37 @@ func TestEachCellIsMeasured(t *testing.T) {
 	}
 	if again.End == nil || again.Text() != run.Text() {
 		t.Error("the file has another run")
+	}
+}
+
+// TestPeriodicCellAttestsAgain: at its interval, and not without one.
+func TestPeriodicCellAttestsAgain(t *testing.T) {
+	w, err := newWorld(time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.close()
+	n := delay(t)
+	c := Cell{Kind: Periodic, Mode: modeExpat, Size: sizeBase, Verifier: Warm}
+	sample := func(interval, window time.Duration) *Sample {
+		c.Interval = interval
+		s, err := w.setup(c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := measure(t.Context(), n, s, window)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return got
+	}
+	if s := sample(0, 20*time.Millisecond); s.Rounds != 0 {
+		t.Errorf("%d rounds", s.Rounds)
+	}
+	for window := 20 * time.Millisecond; sample(5*time.Millisecond, window).Rounds == 0; window *= 2 {
+		if window > 5*time.Second {
+			t.Fatal("it does not attest again")
+		}
 	}
 }
 

@@ -121,14 +121,14 @@ func NewDesign(o *Options) (*Design, error) {
 	for _, rtt := range rtts {
 		c := base
 		c.RTT = rtt
-		n := rounds(20, 5)
+		n := rounds(30, 5)
 		switch {
 		case rtt == 0:
-			n = rounds(100, 20)
+			n = rounds(120, 20)
 		case rtt < 50*time.Millisecond:
-			n = rounds(40, 8)
+			n = rounds(50, 8)
 		case rtt > 100*time.Millisecond:
-			n = rounds(12, 2)
+			n = rounds(16, 2)
 		}
 		add(fmt.Sprintf("round trip %v", rtt), ByRTT, n, 0, cells(withReferences(wanted()), c))
 	}
