@@ -47,6 +47,10 @@ func BenchmarkAttestedHandshake(b *testing.B) {
 		{"post-handshake-client", &AttestationConfig{Mode: PostHandshake, Attester: tee}, &AttestationConfig{Mode: PostHandshake, Verifier: tee}, true},
 		{"post-handshake-mutual", &AttestationConfig{Mode: PostHandshake, Attester: tee, Verifier: tee}, &AttestationConfig{Mode: PostHandshake, Attester: tee, Verifier: tee}, true},
 		{"post-handshake-passport", &AttestationConfig{Mode: PostHandshake, ResultsVerifier: results}, &AttestationConfig{Mode: PostHandshake, Results: results}, false},
+		{"early", &AttestationConfig{Form: FormEarly, Verifier: tee}, &AttestationConfig{Form: FormEarly, Attester: tee}, false},
+		{"early-mutual", &AttestationConfig{Form: FormEarly, Attester: tee, Verifier: tee}, &AttestationConfig{Form: FormEarly, Attester: tee, Verifier: tee}, true},
+		{"early-passport", &AttestationConfig{Form: FormEarly, ResultsVerifier: results}, &AttestationConfig{Form: FormEarly, Results: results}, false},
+		{"early-03", &AttestationConfig{Form: FormEarly03, Verifier: tee}, &AttestationConfig{Form: FormEarly03, Attester: tee}, false},
 		{"combined", &AttestationConfig{Mode: Combined, Verifier: tee}, &AttestationConfig{Mode: Combined, Attester: tee}, false},
 		{"combined-mutual", &AttestationConfig{Mode: Combined, Attester: tee, Verifier: tee}, &AttestationConfig{Mode: Combined, Attester: tee, Verifier: tee}, true},
 	} {

@@ -253,6 +253,11 @@ func earlyEE(x ...attestExtension) *misbehavingPeer {
 	return &misbehavingPeer{encryptedExtensions: func(*Conn, []attestExtension) []attestExtension { return x }}
 }
 
+// asks has a server ask something else of the client.
+func asks(x ...attestExtension) *misbehavingPeer {
+	return &misbehavingPeer{certificateRequest: func([]attestExtension) []attestExtension { return x }}
+}
+
 // TestEarlyClientRefuses: the server errs or attacks.
 func TestEarlyClientRefuses(t *testing.T) {
 	early := func(client, server *Config) { client.Attestation.Form, server.Attestation.Form = FormEarly, FormEarly }
@@ -289,9 +294,22 @@ func TestEarlyClientRefuses(t *testing.T) {
 		{name: "twice", setup: early, peer: earlyEE(remote(earlyScheme...), remote(earlyScheme...)), alert: alertDecodeError},
 		{name: "another form's extension", setup: early, peer: earlyEE(remote(earlyScheme...), attestExtension{testCodePoints.EvidenceRequest, nil}), alert: alertUnsupportedExtension, stage: negotiate, says: "another form"},
 		{name: "in ServerHello", setup: early, peer: &misbehavingPeer{serverHello: []attestExtension{remote(earlyScheme...)}}, alert: alertIllegalParameter, stage: negotiate, says: "ServerHello"},
+		{name: "a scheme for the client that was not offered", setup: both, peer: asks(remote(0, 0, 1, 1)), alert: alertIllegalParameter, stage: negotiate, says: "in CertificateRequest, which was not offered there"},
+		{name: "a result of the client, which offers evidence", setup: both, peer: asks(remote(1, 0, 1, 'v')), alert: alertIllegalParameter, stage: negotiate, says: "not offered there"},
+		{name: "a client asked that does not attest", setup: func(c, s *Config) { early(c, s); s.ClientAuth = RequestClientCert }, peer: asks(remote(earlyScheme...)), alert: alertIllegalParameter, stage: negotiate, says: "not offered there"},
+		{name: "a malformed scheme for the client", setup: both, peer: asks(remote(0)), alert: alertDecodeError, stage: negotiate, says: "in CertificateRequest", class: attestext.ErrMalformed},
+		{name: "two schemes for the client", setup: both, peer: asks(remote(earlyScheme...), remote(earlyScheme...)), alert: alertIllegalParameter, stage: negotiate, says: "twice in CertificateRequest"},
 		{name: "no evidence", setup: early, peer: payload(func(e rawEntry) rawEntry { e.extensions = nil; return e }), alert: required, stage: certificate, says: "without evidence"},
 		{name: "empty payload", setup: early, peer: payload(func(e rawEntry) rawEntry { e.extensions = []attestExtension{remote(0, 0, 0)}; return e }), alert: alertDecodeError, stage: certificate, says: "empty CMW payload"},
 		{name: "a payload without its length", setup: early, peer: payload(func(e rawEntry) rawEntry { e.extensions[0].data = e.extensions[0].data[3:]; return e }), alert: alertDecodeError, stage: certificate, says: "CMW payload"},
+		{name: "another form's evidence", setup: early, peer: payload(func(e rawEntry) rawEntry {
+			e.extensions = append(e.extensions, attestExtension{testCodePoints.AttestationEvidence, []byte{1}})
+			return e
+		}), alert: alertUnsupportedExtension, stage: certificate, says: "another form"},
+		{name: "this form's evidence in draft-08", peer: payload(func(e rawEntry) rawEntry {
+			e.extensions = append(e.extensions, remote(0, 0, 1, 1))
+			return e
+		}), alert: alertUnsupportedExtension, stage: certificate, says: "form tls-attest"},
 		{name: "evidence twice", setup: early, peer: payload(func(e rawEntry) rawEntry { e.extensions = append(e.extensions, e.extensions[0]); return e }), alert: alertIllegalParameter, stage: certificate, says: "twice"},
 		{name: "evidence in the second entry", setup: early, peer: &misbehavingPeer{certificate: func(e []rawEntry) []rawEntry {
 			e = append(e, rawEntry{e[0].data, e[0].extensions})
@@ -383,5 +401,59 @@ func TestEarlyClientAttestsOnlyWhenAsked(t *testing.T) {
 	ends.mustSucceed(t)
 	if s := ends.client.ConnectionState(); s.LocalAttestation != nil || !s.PeerAttestation.Valid() {
 		t.Errorf("%+v", s.AttestationState)
+	}
+}
+
+// TestEarly03ClientRefuses: the server errs or attacks under revision -03. What it shares
+// with draft-08 is tested there.
+func TestEarly03ClientRefuses(t *testing.T) {
+	early := func(client, server *Config) {
+		client.Attestation.Form, server.Attestation.Form = FormEarly03, FormEarly03
+	}
+	payload := func(data ...byte) *misbehavingPeer {
+		return &misbehavingPeer{certificate: func(e []rawEntry) []rawEntry {
+			e[0].extensions = []attestExtension{{testCodePoints.AttestationEvidence, data}}
+			return e
+		}}
+	}
+	lie := func(change func(*attestext.Challenge)) func(client, server *Config) {
+		return func(client, server *Config) {
+			early(client, server)
+			sends(func(h *stubTEE, _ context.Context, ch attestext.Challenge) ([]byte, error) {
+				change(&ch)
+				return h.honest(&ch)
+			})(client, server)
+		}
+	}
+	kind := append([]byte{1, 1, 0, 18}, "application/x-stub"...) // as draft-08 has it
+	for _, r := range []refusal{
+		{name: "no answer", setup: early, peer: earlyEE(), alert: alertMissingExtension, stage: AttestationStageNegotiate, says: "does not attest"},
+		{name: "a type that was not offered", setup: early, peer: selects(0, 1, 1), alert: alertIllegalParameter, stage: AttestationStageNegotiate, says: "not offered"},
+		{name: "a kind of credential", setup: early, peer: selects(kind...), alert: alertDecodeError, stage: AttestationStageNegotiate, class: attestext.ErrMalformed},
+		{name: "a nonce", setup: early, peer: selects(append(kind[1:], 8, 1, 2, 3, 4, 5, 6, 7, 8)...), alert: alertDecodeError, stage: AttestationStageNegotiate, says: "too many"},
+		{name: "remoteAttestation beside it", setup: early, peer: &misbehavingPeer{certificate: func(e []rawEntry) []rawEntry {
+			e[0].extensions = append(e[0].extensions, remote(0, 0, 1, 1))
+			return e
+		}}, alert: alertUnsupportedExtension, stage: AttestationStageCertificate, says: "form early-03"},
+		{name: "a payload without its length", setup: early, peer: payload(1), alert: alertDecodeError, stage: AttestationStageCertificate, says: "CMW payload"},
+		{name: "an empty payload", setup: early, peer: payload(0, 0, 0), alert: alertDecodeError, stage: AttestationStageCertificate, says: "empty CMW payload"},
+		{name: "another session's binder", setup: lie(func(ch *attestext.Challenge) { ch.Binder = make([]byte, len(ch.Binder)) }), alert: alertBadCertificate, stage: AttestationStageAppraise, class: attestext.ErrBinding},
+	} {
+		t.Run(r.name, func(t *testing.T) { r.run(t, true) })
+	}
+}
+
+// A resumed handshake has no Certificate, and so no evidence.
+func TestEarlyConnectionsAreNotResumed(t *testing.T) {
+	for _, form := range earlyForms {
+		client, server := earlyConfigs(form, true, false, attestext.BackgroundCheck)
+		client.ClientSessionCache = NewLRUClientSessionCache(1)
+		for range 2 {
+			ends := attestHandshake(t, client, server)
+			ends.mustSucceed(t)
+			if s := ends.client.ConnectionState(); s.DidResume || s.TicketsReceived != 0 || !s.PeerAttestation.Valid() {
+				t.Errorf("%v: resumed %v, %d tickets", form, s.DidResume, s.TicketsReceived)
+			}
+		}
 	}
 }

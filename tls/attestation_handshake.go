@@ -224,7 +224,10 @@ func (c *Conn) attestReadEvidence(msg *certificateMsgTLS13) error {
 	who := c.attestRole(false)
 	for _, e := range msg.attest.received {
 		switch {
-		case slices.Contains(negotiationExtensions(cp), e.typ) && !a.singleExtension():
+		case e.typ == cp.RemoteAttestation && !a.singleExtension(),
+			a.singleExtension() && (e.typ == cp.AttestationEvidence || slices.Contains(negotiationExtensions(cp), e.typ)):
+			return fail(alertUnsupportedExtension, "%v sent extension %#04x of another form in its Certificate, this side has form %v", who, e.typ, a.Form)
+		case slices.Contains(negotiationExtensions(cp), e.typ):
 			return fail(alertIllegalParameter, "%v sent negotiation extension %#04x in its Certificate", who, e.typ)
 		case e.typ == cp.AttestedKeyProof:
 			switch {

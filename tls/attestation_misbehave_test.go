@@ -32,6 +32,8 @@ type misbehavingPeer struct {
 	encryptedExtensions func(*Conn, []attestExtension) []attestExtension
 	// negotiated is called by a server after the negotiation.
 	negotiated func(*Conn)
+	// certificateRequest changes what the server asks of a client that attests.
+	certificateRequest func([]attestExtension) []attestExtension
 	// noCertificateRequest suppresses it though the client is to attest.
 	noCertificateRequest bool
 	// certificate makes the entries of the Certificate message out of the honest ones.
@@ -150,6 +152,9 @@ func (p *misbehavingPeer) sendServerCertificate(hs *serverHandshakeStateTLS13) e
 		}
 		if err := c.attestCertificateRequest(certReq, hs.transcript); err != nil {
 			return err
+		}
+		if p.certificateRequest != nil {
+			certReq.attest.extensions = p.certificateRequest(certReq.attest.extensions)
 		}
 		if _, err := c.writeHandshakeRecord(certReq, hs.transcript); err != nil {
 			return err
