@@ -391,7 +391,12 @@ func attestCases(add func(Case)) {
 				snp := base
 				snp.ID += ".snp"
 				snp.About += ", with a report of SEV-SNP"
-				snp.Quick, snp.roles = false, who.who
+				snp.Quick = false
+				snp.fork = func(f *flags) {
+					if f.attest != "" {
+						f.attest = "softtee:snp"
+					}
+				}
 				add(snp)
 			}
 			own := base

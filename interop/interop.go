@@ -440,17 +440,25 @@ const (
 
 var nextPort atomic.Uint32
 
+// loopback returns an address of this process's own, so that two that run at a time do not
+// meet on a port that one of them is trying. Not all systems have more than 127.0.0.1.
+func loopback(pid int) string {
+	return fmt.Sprintf("127.%d.%d.%d", 64+pid>>16&63, pid>>8&255, pid&255)
+}
+
 // freeAddress returns an address on loopback that nobody listens on.
 func freeAddress() (string, error) {
 	var last error
 	for range 100 {
 		port := firstPort + (uint32(os.Getpid())*101+nextPort.Add(1))%portCount
-		ln, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
-		if err == nil {
-			defer ln.Close()
-			return ln.Addr().String(), nil
+		for _, host := range []string{loopback(os.Getpid()), "127.0.0.1"} {
+			ln, err := net.Listen("tcp", fmt.Sprintf("%s:%d", host, port))
+			if err == nil {
+				defer ln.Close()
+				return ln.Addr().String(), nil
+			}
+			last = err
 		}
-		last = err
 	}
 	return "", last
 }

@@ -221,6 +221,7 @@ func (m *maker) tee() {
 	m.note(err)
 	m.file("policy.json", policy)
 	m.file("tdx-root.pem", softtee.RootsPEM())
+	m.file("snp-root.pem", softtee.SNPRootsPEM())
 	m.file("trust-roots.pem", append(softtee.RootsPEM(), softtee.SNPRootsPEM()...))
 }
 

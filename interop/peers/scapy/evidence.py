@@ -13,7 +13,7 @@ import cbor2
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, utils
+from cryptography.hazmat.primitives.asymmetric import ec, padding, utils
 
 TSM = "application/vnd.veraison.tsm-report+cbor"
 OWN = "application/vnd.atls.interop-own"
@@ -160,6 +160,32 @@ def verify_quote(b):
     return signed[568:632]
 
 
+def verify_snp(report, table):
+    """Checks a report of SEV-SNP by the certificates beside it, and returns its REPORTDATA."""
+    certificates, at = [], 0
+    while table[at:at + 16].strip(b"\0"):  # GUID, offset, length; ends with zeros
+        offset, length = struct.unpack_from("<II", table, at + 16)
+        certificates.append(x509.load_der_x509_certificate(table[offset:offset + length]))
+        at += 24
+    with open(certs("snp-root.pem"), "rb") as f:
+        root = x509.load_pem_x509_certificate(f.read())
+    vcek = [c for c in certificates if isinstance(c.public_key(), ec.EllipticCurvePublicKey)]
+    ask = [c for c in certificates if c.issuer == root.subject and c.subject != root.subject]
+    if len(vcek) != 1 or len(ask) != 1:
+        raise Refused("the report does not come with its certificates")
+    for child, parent in ((vcek[0], ask[0]), (ask[0], root)):
+        try:
+            parent.public_key().verify(child.signature, child.tbs_certificate_bytes, padding.PSS(padding.MGF1(hashes.SHA384()), 48), hashes.SHA384())
+        except InvalidSignature:
+            raise Refused("the signature of a certificate does not verify")
+    r, s = (int.from_bytes(report[i:i + 72], "little") for i in (0x2A0, 0x2E8))
+    try:
+        vcek[0].public_key().verify(utils.encode_dss_signature(r, s), report[:0x2A0], ec.ECDSA(hashes.SHA384()))
+    except InvalidSignature:
+        raise Refused("the signature of the report does not verify")
+    return report[0x50:0x90]
+
+
 def verify_certificate(child, parent):
     try:
         parent.public_key().verify(child.signature, child.tbs_certificate_bytes, ec.ECDSA(child.signature_hash_algorithm))
@@ -174,8 +200,10 @@ def verify_tsm(record):
     if not isinstance(record, list) or len(record) not in (2, 3) or record[0] != TSM or (len(record) == 3 and not record[2] & 4):
         raise Refused("not a TSM report in a CMW record", 50)
     report = cbor2.loads(record[1])
+    if report.get("provider") == "sev_guest":
+        return verify_snp(report["outblob"], report["auxblob"])
     if report.get("provider") != "tdx_guest":
-        raise Refused("the provider is not tdx_guest")
+        raise Refused("the provider is neither tdx_guest nor sev_guest")
     return verify_quote(report["outblob"])
 
 
