@@ -28,7 +28,7 @@ var codePoints = (*attestext.CodePoints)(nil).WithDefaults()
 
 // attestationExtensions are those by which a ClientHello is about attestation.
 func attestationExtensions() []uint16 {
-	return []uint16{codePoints.EvidenceRequest, codePoints.EvidenceProposal, codePoints.ResultsRequest, codePoints.ResultsProposal, codePoints.AttestedKeyProof}
+	return []uint16{codePoints.EvidenceRequest, codePoints.EvidenceProposal, codePoints.ResultsRequest, codePoints.ResultsProposal, codePoints.AttestedKeyProof, codePoints.RemoteAttestation}
 }
 
 // tik returns the certificate whose key the attacker holds in scenarios about a stolen
@@ -55,10 +55,19 @@ type presentation struct {
 // shows takes note of whose evidence the victim gets to see.
 func (c *cell) shows(p *presentation) { c.made, c.attester = p.made, p.attester }
 
+// scheme is what the early extension negotiates.
+func (c *cell) scheme() attestext.AttestationScheme {
+	return attestext.AttestationScheme{Format: c.evidenceType().Format}
+}
+
 // request returns the extensions of a ClientHello that ask a server for evidence.
 func (c *cell) request(nonce []byte) []extension {
 	if !c.mode.handshake {
 		return nil
+	}
+	if c.mode.early() {
+		b, _ := (&attestext.EarlyHello{Server: []attestext.AttestationScheme{c.scheme()}}).Marshal()
+		return []extension{{codePoints.RemoteAttestation, b}}
 	}
 	if c.mode.passport {
 		b, _ := (&attestext.ResultsHello{Verifiers: []attestext.VerifierIdentity{c.world.issuer.Identity()}}).Marshal()
@@ -72,11 +81,23 @@ func (c *cell) request(nonce []byte) []extension {
 	return exts
 }
 
-// propose returns the extensions of a ClientHello that offer evidence to a server.
-func (c *cell) propose() []extension {
+// proposeAndRequest returns the extensions of a ClientHello that offer evidence to a
+// server and ask it for its own.
+func (c *cell) proposeAndRequest(nonce []byte) []extension {
 	if !c.mode.handshake {
 		return nil
 	}
+	if c.mode.early() {
+		schemes := []attestext.AttestationScheme{c.scheme()}
+		b, _ := (&attestext.EarlyHello{Server: schemes, Client: schemes}).Marshal()
+		return []extension{{codePoints.RemoteAttestation, b}}
+	}
+	return append(c.propose(), c.request(nonce)...)
+}
+
+// propose returns the extensions of draft-fossati-tls-attestation-08 in a ClientHello
+// that offer evidence to a server.
+func (c *cell) propose() []extension {
 	if c.mode.passport {
 		b, _ := (&attestext.ResultsHello{Verifiers: []attestext.VerifierIdentity{c.world.issuer.Identity()}}).Marshal()
 		return []extension{{codePoints.ResultsProposal, b}}
@@ -149,6 +170,11 @@ func (p *presentation) take(m *Mode, entries []entry) {
 		p.cmw = entries[0].data
 		return
 	}
+	if m.early() {
+		data, _ := find(entries[0].exts, codePoints.RemoteAttestation)
+		p.cmw, _ = attestext.ParseCMWPayload(data)
+		return
+	}
 	p.cmw, _ = find(entries[0].exts, codePoints.AttestationEvidence)
 	p.proof, _ = find(entries[0].exts, codePoints.AttestedKeyProof)
 }
@@ -170,6 +196,12 @@ func (c *cell) capture(m *machine) (*presentation, error) {
 
 // selections returns the EncryptedExtensions that answer a ClientHello.
 func (c *cell) selections(client *hello) []extension {
+	if data, ok := find(client.exts, codePoints.RemoteAttestation); ok {
+		if h, err := attestext.ParseEarlyHello(data); err == nil && len(h.Server) > 0 {
+			b, _ := h.Server[0].Marshal()
+			return []extension{{codePoints.RemoteAttestation, b}}
+		}
+	}
 	if data, ok := find(client.exts, codePoints.EvidenceRequest); ok {
 		if h, err := attestext.ParseEvidenceRequestHello(data); err == nil {
 			b, _ := (&attestext.EvidenceSelection{Type: h.Types[0]}).Marshal()
@@ -192,6 +224,10 @@ func (c *cell) entry(cert tls.Certificate, p *presentation) entry {
 	}
 	if c.mode.only {
 		return entry{data: p.cmw}
+	}
+	if c.mode.early() {
+		b, _ := attestext.MarshalCMWPayload(p.cmw)
+		return entry{cert.Certificate[0], []extension{{codePoints.RemoteAttestation, b}}}
 	}
 	e := entry{cert.Certificate[0], []extension{{codePoints.AttestationEvidence, p.cmw}}}
 	if p.proof != nil {
@@ -374,13 +410,21 @@ func (c *cell) forge(tee *softtee.TDX, s *speaker, key crypto.PublicKey) (*prese
 		})
 		return p, err
 	}
+	if c.mode.early() {
+		binder := earlyBinder(s.suite.hash, sum(s.suite.hash, s.session.hellos), spki)
+		var err error
+		p.cmw, err = attester.New(tee).Attest(c.ctx, &attestext.AttestRequest{Type: c.evidenceType(), Challenge: &attestext.Challenge{
+			Role: s.role, Binding: attestext.BindingEarly, Kind: attestext.CertAttestation, Binder: binder, SPKI: spki,
+		}})
+		return p, err
+	}
 	binder, err := s.handshake.HandshakeExporterSecret(s.transcript).ChannelBinder(n)
 	if err != nil {
 		return nil, err
 	}
 	if c.mode.experimental() {
 		p.cmw, err = reportCMW(tee, c.mode.reportData(&view{
-			role: s.role, client: s.client, hash: s.suite.hash, hellos: s.session.hellos, nonce: n, binder: binder, spki: spki,
+			client: s.client, nonce: n, binder: binder, spki: spki,
 		}))
 		return p, err
 	}

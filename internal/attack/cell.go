@@ -87,7 +87,7 @@ func (e *end) session() *session {
 		serverHandshake:   e.keys.secret("SERVER_HANDSHAKE_TRAFFIC_SECRET"),
 		clientApplication: e.keys.secret("CLIENT_TRAFFIC_SECRET_0"),
 	}
-	s.hash, s.hellos = e.wire.transcript(nil)
+	s.hash, s.hellos = e.wire.transcript()
 	return s
 }
 

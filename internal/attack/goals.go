@@ -5,12 +5,10 @@ import (
 	"crypto"
 	"encoding/hex"
 	"net"
-	"reflect"
 	"strings"
 	"sync"
 
 	"github.com/attestedtls/atls/keyschedule"
-	"github.com/attestedtls/atls/tls"
 )
 
 // A session is what one end of a connection has of it: the hellos as it saw them, and
@@ -108,12 +106,11 @@ func (w *wire) Write(b []byte) (int, error) {
 	return w.Conn.Write(b)
 }
 
-// hellos returns the ClientHellos and ServerHellos that went over w so far. held are
-// records that the end has written and its TLS stack has not sent yet.
-func (w *wire) hellos(held []byte) (clients, servers []*hello) {
+// hellos returns the ClientHellos and ServerHellos that went over w so far.
+func (w *wire) hellos() (clients, servers []*hello) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	for _, b := range [][]byte{w.in.Bytes(), append(bytes.Clone(w.out.Bytes()), held...)} {
+	for _, b := range [][]byte{w.in.Bytes(), w.out.Bytes()} {
 		for _, m := range plainHandshake(b) {
 			h, err := parseHello(m)
 			switch {
@@ -157,8 +154,8 @@ func plainHandshake(b []byte) [][]byte {
 // transcript returns the input of the transcript hash up to ServerHello, which after
 // a HelloRetryRequest begins with the message_hash of the first ClientHello, or nil
 // where there is no ServerHello yet.
-func (w *wire) transcript(held []byte) (crypto.Hash, []byte) {
-	clients, servers := w.hellos(held)
+func (w *wire) transcript() (crypto.Hash, []byte) {
+	clients, servers := w.hellos()
 	if len(clients) == 0 || len(clients) != len(servers) {
 		return 0, nil
 	}
@@ -176,12 +173,4 @@ func (w *wire) transcript(held []byte) (crypto.Hash, []byte) {
 	}
 	b = append(b, clients[last].raw...)
 	return su.hash, append(b, servers[last].raw...)
-}
-
-// held returns the records that conn has written and not sent: a server sends its
-// ServerHello together with its evidence, so that while the evidence is made the
-// ServerHello is nowhere else. It is only read.
-func held(conn *tls.Conn) []byte {
-	f := reflect.ValueOf(conn).Elem().FieldByName("sendBuf")
-	return bytes.Clone(f.Bytes())
 }

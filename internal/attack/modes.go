@@ -3,6 +3,7 @@ package attack
 import (
 	"context"
 	"crypto"
+	"crypto/sha256"
 	"crypto/sha512"
 	"crypto/subtle"
 	"crypto/x509"
@@ -31,7 +32,6 @@ const (
 	earlyExporter             // of RFC 8446, section 7.5, without a PSK
 	publicKey                 // SubjectPublicKeyInfo of the certificate
 	channelBinder             // TLS-Handshake-Exporter over the nonce
-	transcript                // draft-fossati-seat-early-attestation: the hellos, and the key
 )
 
 // A Mode is a way to bind evidence to a connection.
@@ -47,6 +47,7 @@ type Mode struct {
 	// with evidence behind it.
 	handshake, exchange bool
 	binding             attestext.Binding
+	form                tls.AttestationForm
 	only                bool // attestation-only
 	passport            bool
 	twoKeys             bool
@@ -67,7 +68,7 @@ var Modes = []*Mode{
 	{Name: "two-keys", About: "hardened over an attested key, which signs the session beside the certificate's", handshake: true, twoKeys: true},
 	{Name: "attestation-only", About: "hardened, in place of a certificate", handshake: true, only: true},
 	{Name: "passport", About: "a verifier's result over the key", handshake: true, passport: true},
-	{Name: "early", About: "draft-fossati-seat-early-attestation: transcript of the hellos, and key", parts: []part{transcript}, handshake: true},
+	{Name: "early", About: "draft-fossati-seat-early-attestation: transcript of the hellos, and key", handshake: true, form: tls.FormEarly},
 	{Name: "expat", About: "after the handshake: exporter over the request's context, and key", exchange: true},
 	{Name: "combined", About: "hardened in the handshake, then expat", handshake: true, exchange: true},
 }
@@ -86,18 +87,15 @@ func (m *Mode) experimental() bool { return m.parts != nil }
 // publicInputs reports whether whoever sees the hellos and the certificate can
 // compute the challenge.
 func (m *Mode) publicInputs() bool {
-	return m.experimental() && !slices.Contains(m.parts, channelBinder)
+	return m.early() || m.experimental() && !slices.Contains(m.parts, channelBinder)
 }
 
-// coversKey reports whether the evidence names the key of the certificate.
-func (m *Mode) covers(p part) bool { return slices.Contains(m.parts, p) }
+// early reports whether draft-fossati-seat-early-attestation is spoken in the handshake.
+func (m *Mode) early() bool { return m.form == tls.FormEarly }
 
 // A view is what one end knows when evidence is made or appraised.
 type view struct {
-	role   attestext.Role // of the end that attests
 	client *hello
-	hash   crypto.Hash
-	hellos []byte
 	nonce  []byte
 	binder []byte
 	spki   []byte
@@ -107,13 +105,8 @@ type view struct {
 const experimentalLabel = "atls experimental "
 
 // reportData returns what a quote carries under an experimental binding: the SHA-512
-// of a label and all parts, each behind its length. Under early it is the binder of
-// the draft, padded with zeros.
+// of a label and all parts, each behind its length.
 func (m *Mode) reportData(v *view) (out [attestext.ReportDataSize]byte) {
-	if m.covers(transcript) {
-		copy(out[:], earlyBinder(v.hash, sum(v.hash, v.hellos), v.spki))
-		return out
-	}
 	h := sha512.New()
 	fmt.Fprintf(h, "%s%s\x00", experimentalLabel, m.Name)
 	for _, p := range m.parts {
@@ -124,7 +117,7 @@ func (m *Mode) reportData(v *view) (out [attestext.ReportDataSize]byte) {
 		case nonce:
 			b = v.nonce
 		case earlyExporter:
-			b = earlyExport(v)
+			b = earlyExport(v.client)
 		case publicKey:
 			b = v.spki
 		case channelBinder:
@@ -138,11 +131,12 @@ func (m *Mode) reportData(v *view) (out [attestext.ReportDataSize]byte) {
 }
 
 // earlyExport is the early exporter of a handshake without a PSK: all that goes into
-// it is in the ClientHello.
-func earlyExport(v *view) []byte {
-	h := v.hash.New()
-	h.Write(v.client.raw)
-	return keyschedule.NewEarlySecret(v.hash.New, nil).EarlyExporterMasterSecret(h).Exporter("attestation", nil, 32)
+// it is in the ClientHello. No suite is agreed on yet, so that the hash is that of PSKs
+// which name none: SHA-256 (RFC 8446, section 4.2.11).
+func earlyExport(client *hello) []byte {
+	h := sha256.New()
+	h.Write(client.raw)
+	return keyschedule.NewEarlySecret(sha256.New, nil).EarlyExporterMasterSecret(h).Exporter("attestation", nil, 32)
 }
 
 // earlyBinder is {c,s}_attest_binder of draft-fossati-seat-early-attestation-06, where
@@ -178,15 +172,11 @@ func (x *experiment) Formats(kind attestext.CredentialKind) []attestext.Evidence
 }
 
 func (x *experiment) view(c *attestext.Challenge) (*view, error) {
-	v := &view{role: c.Role, nonce: c.Nonce, binder: c.Binder, spki: c.SPKI}
-	records := held(x.end.conn)
-	clients, _ := x.end.wire.hellos(records)
-	v.hash, v.hellos = x.end.wire.transcript(records)
-	if v.hash == 0 {
-		return nil, attestext.Errorf(attestext.ErrUnavailable, "experiment", "there are no hellos")
+	clients, _ := x.end.wire.hellos()
+	if len(clients) == 0 {
+		return nil, attestext.Errorf(attestext.ErrUnavailable, "experiment", "there is no ClientHello")
 	}
-	v.client = clients[len(clients)-1]
-	return v, nil
+	return &view{client: clients[len(clients)-1], nonce: c.Nonce, binder: c.Binder, spki: c.SPKI}, nil
 }
 
 func (x *experiment) Attest(_ context.Context, req *attestext.AttestRequest) ([]byte, error) {
@@ -257,7 +247,7 @@ func (c *cell) relying(e *end) (*tls.AttestationConfig, error) {
 	if !c.mode.handshake {
 		return nil, nil
 	}
-	a := &tls.AttestationConfig{PeerBinding: c.mode.binding, PeerAttestedKey: c.mode.twoKeys}
+	a := &tls.AttestationConfig{Form: c.mode.form, PeerBinding: c.mode.binding, PeerAttestedKey: c.mode.twoKeys}
 	if c.mode.passport {
 		v, err := c.resultsVerifier()
 		a.ResultsVerifier = v
@@ -308,7 +298,7 @@ func (c *cell) attesting(e *end, m *machine) (*tls.AttestationConfig, error) {
 	if !c.mode.handshake {
 		return nil, nil
 	}
-	a := &tls.AttestationConfig{Binding: c.mode.binding}
+	a := &tls.AttestationConfig{Form: c.mode.form, Binding: c.mode.binding}
 	switch {
 	case c.mode.passport:
 		h, err := c.world.results(m.cert.PrivateKey.(crypto.Signer).Public())

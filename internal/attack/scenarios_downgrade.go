@@ -115,6 +115,10 @@ func runRetry(c *cell) error {
 		c.say("attacker", "changes the client's request in the second ClientHello")
 		var exts []extension
 		for _, e := range client.exts {
+			if e.typ == codePoints.RemoteAttestation { // it has no nonce: another type of evidence
+				schemes := []attestext.AttestationScheme{{Format: attestext.EvidenceFormat{MediaType: "application/x-attacker"}}}
+				e.data, _ = (&attestext.EarlyHello{Server: schemes}).Marshal()
+			}
 			if e.typ == codePoints.EvidenceRequest || e.typ == codePoints.ResultsRequest {
 				e.data = bytes.Clone(e.data)
 				e.data[len(e.data)-1] ^= 1 // the end of the nonce, or of a verifier's name
@@ -245,6 +249,10 @@ func runType(c *cell) error {
 		c.say("attacker", "selects a type of evidence that the client did not offer")
 		t := c.evidenceType()
 		t.Format = attestext.EvidenceFormat{MediaType: "application/x-attacker"}
+		if c.mode.early() {
+			b, _ := attestext.AttestationScheme{Format: t.Format}.Marshal()
+			return []extension{{codePoints.RemoteAttestation, b}}, entries
+		}
 		b, _ := (&attestext.EvidenceSelection{Type: t}).Marshal()
 		return []extension{{codePoints.EvidenceRequest, b}}, entries
 	})

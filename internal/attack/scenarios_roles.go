@@ -36,6 +36,10 @@ func (c *cell) selectProposal(client *hello, nonce []byte) []extension {
 // certificate.
 func (c *cell) certificateRequest() []byte {
 	exts := []extension{{extSignatureAlgorithms, []byte{0, 2, schemeECDSAP256 >> 8, schemeECDSAP256 & 0xff}}}
+	if c.mode.early() { // chosen_client_scheme
+		b, _ := c.scheme().Marshal()
+		exts = append(exts, extension{codePoints.RemoteAttestation, b})
+	}
 	if c.mode.twoKeys {
 		exts = append(exts, extension{codePoints.AttestedKeyProof, nil})
 	}
@@ -171,7 +175,7 @@ func runOwnEvidence(c *cell) error {
 	}
 	brokenRandom{}.Read(predicted)
 	key := newKey()
-	s, err := dial(attacker, clientHello(nameServer, key, append(c.propose(), c.request(predicted)...)...), key)
+	s, err := dial(attacker, clientHello(nameServer, key, c.proposeAndRequest(predicted)...), key)
 	if err != nil {
 		return err
 	}
@@ -315,7 +319,7 @@ func (c *cell) splice(sameHello bool) error {
 		return err
 	}
 	key := newKey()
-	client := clientHello(nameOther, key, append(c.propose(), c.request(random(64))...)...)
+	client := clientHello(nameOther, key, c.proposeAndRequest(random(64))...)
 	s, err := dial(to, client, key)
 	if err != nil {
 		return err
