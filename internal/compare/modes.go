@@ -59,6 +59,8 @@ var Modes = []*Mode{
 		}},
 	{Name: "mutual", About: "in the handshake, hardened, both ends attest", Reference: modePlainMutual, attests: true, mutual: true, both: true},
 	{Name: modePassport, About: "in the handshake, a verifier's result in place of evidence", Attack: "passport", attests: true, passport: true},
+	{Name: "early", About: "in the handshake, draft-fossati-seat-early-attestation-06", Attack: "early", attests: true,
+		configure: func(w *world, c, s *tls.AttestationConfig) { c.Form, s.Form = tls.FormEarly, tls.FormEarly }},
 	{Name: modeExpat, About: "after the handshake (expat), in handshake records", Attack: "expat", attests: true, reattests: true,
 		configure: func(w *world, c, s *tls.AttestationConfig) {
 			c.Mode, s.Mode = tls.PostHandshake, tls.PostHandshake
