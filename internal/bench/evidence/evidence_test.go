@@ -214,44 +214,44 @@ func median(x []float64) float64 {
 	return (x[(n-1)/2] + x[n/2]) / 2
 }
 
+// allocs counts what f allocates, which is an error if it fails.
+func allocs(t testing.TB, f func() error) float64 {
+	return testing.AllocsPerRun(20, func() {
+		if err := f(); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
 func BenchmarkEvidence(b *testing.B) {
 	for _, w := range works(b) {
 		b.Run(w.name, func(b *testing.B) {
 			f := measure(b, w, b.Loop)
-			allocs := func(f func() error) float64 {
-				return testing.AllocsPerRun(20, func() {
-					if err := f(); err != nil {
-						b.Fatal(err)
-					}
-				})
-			}
 			b.ReportMetric(0, "ns/op") // would be that of all three
 			b.ReportMetric(f.library, "library-µs")
 			b.ReportMetric(f.cold, "cold-µs")
 			b.ReportMetric(f.coldRatio, "cold-ratio")
-			b.ReportMetric(allocs(w.library), "library-allocs")
-			b.ReportMetric(allocs(w.cold), "cold-allocs")
+			b.ReportMetric(allocs(b, w.library), "library-allocs")
+			b.ReportMetric(allocs(b, w.cold), "cold-allocs")
 			if w.warm != nil {
 				b.ReportMetric(f.warm, "warm-µs")
 				b.ReportMetric(f.warmRatio, "warm-ratio")
-				b.ReportMetric(allocs(w.warm), "warm-allocs")
+				b.ReportMetric(allocs(b, w.warm), "warm-allocs")
 			}
 		})
 	}
 }
 
-// The aim itself is for a quiet machine; what is left of it here is that a warm
-// verification is not a cold one.
-func TestWarmVerificationIsCheap(t *testing.T) {
+// How long it takes is for the benchmark to say. What a test can hold on any machine
+// is that each piece of work succeeds, and that a warm verification leaves most out.
+func TestWarmVerificationAllocatesLittle(t *testing.T) {
 	for _, w := range works(t) {
+		cold := allocs(t, w.cold)
 		if w.warm == nil {
 			continue
 		}
-		turns := 0
-		f := measure(t, w, func() bool { turns++; return turns <= 30 })
-		t.Logf("%s: library %.0f µs, cold %.0f µs, warm %.0f µs, %.3f of the library's", w.name, f.library, f.cold, f.warm, f.warmRatio)
-		if f.warmRatio > 2*maxWarm {
-			t.Errorf("%s: warm takes %.2f of the library's time; the aim is %.2f", w.name, f.warmRatio, maxWarm)
+		if library, warm := allocs(t, w.library), allocs(t, w.warm); warm > library/3 {
+			t.Errorf("%s: %v allocations, where a cold one has %v and the library's %v", w.name, warm, cold, library)
 		}
 	}
 }
