@@ -319,6 +319,9 @@ func (c *Client) submit(ctx context.Context, s *submission, opened *session, loc
 			return nil, fmt.Errorf("the service is still processing the evidence: %w", err)
 		}
 		if a, err = c.do(ctx, http.MethodGet, location, "", nil, http.StatusOK, http.StatusAccepted); err != nil {
+			if ctx.Err() != nil { // it has answered before
+				err = fmt.Errorf("the service is still processing the evidence: %w", err)
+			}
 			return nil, err
 		}
 	}
