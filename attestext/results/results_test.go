@@ -608,7 +608,7 @@ func TestFailedRefreshLeavesWhatIsValid(t *testing.T) {
 				never := make(chan struct{})
 				t.Cleanup(func() { close(never) })
 				answer = func(context.Context, attestext.VerifierIdentity, []byte) ([]byte, error) { <-never; return nil, nil }
-				failed(t, answer, time.Millisecond)
+				failed(t, answer, 200*time.Millisecond) // enough for the call to begin, on a loaded machine as well
 				return
 			}
 			synctest.Test(t, func(t *testing.T) { failed(t, answer, 0) })
