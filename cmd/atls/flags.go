@@ -54,8 +54,8 @@ Flags:
                                 is, TDX or SEV-SNP), softtee:tdx or softtee:snp (which
                                 prove nothing, and are for trying things out), tpm or
                                 tpm:PATH (a TPM 2.0, or the socket of swtpm; see "atls
-                                help enrol"), exec:COMMAND, or results:FILE, which presents what a
-                                verifier said before (passport)
+                                help tpm-enroll"), exec:COMMAND, or results:FILE, which
+                                presents what a verifier said before (passport)
     --ak-chain FILE             with tpm: the certificate of its attestation key, and the
                                 authorities below the root, in PEM
     --event-log FILE            with configfs: the event log of a TDX guest, which goes with each

@@ -24,7 +24,7 @@ const usage = `Usage:
     atls proxy --accept WHERE --forward WHERE [FLAGS]
     atls inspect FILE
     atls verify FILE [--trust-roots FILE] [--collateral FILE] [--policy FILE]
-    atls enrol [--tpm PATH] [--ek-roots FILE]
+    atls tpm-enroll [--tpm PATH] [--ek-roots FILE]
     atls verifier [--listen ADDR] [--trust-roots FILE] [--collateral FILE] [--policy FILE] [--key FILE]
     atls attack [SCENARIO] [--mode MODE] [--mitigation M] [-v]
     atls compare [--quick] [--out DIR] [--resume]
@@ -46,7 +46,7 @@ Commands:
     inspect    what a quote, report, wrapper, token, collateral or captured handshake
                says, as a tree
     verify     appraise evidence, a result or a captured handshake offline
-    enrol      have the attestation key of this machine's TPM trusted by others
+    tpm-enroll have the attestation key of this machine's TPM trusted by others
     verifier   a service that appraises evidence for others
     attack     run the published attacks against each mode
     compare    what each mode costs, and a report of that and of the attacks
@@ -76,17 +76,17 @@ var commands map[string]*command
 
 func init() {
 	commands = map[string]*command{
-		"demo":     {demoUsage, runDemo},
-		"serve":    {serveUsage, runServe},
-		"dial":     {dialUsage, runDial},
-		"inspect":  {inspectUsage, runInspect},
-		"verify":   {verifyUsage, runVerify},
-		"enrol":    {enrolUsage, runEnrol},
-		"verifier": {verifierUsage, runVerifier},
-		"attack":   {attackUsage, runAttack},
-		"compare":  {compareUsageText(), runCompare},
-		"interop":  {interopUsage, runInterop},
-		"proxy":    {proxyUsage, runProxy},
+		"demo":       {demoUsage, runDemo},
+		"serve":      {serveUsage, runServe},
+		"dial":       {dialUsage, runDial},
+		"inspect":    {inspectUsage, runInspect},
+		"verify":     {verifyUsage, runVerify},
+		"tpm-enroll": {tpmEnrollUsage, runTPMEnroll},
+		"verifier":   {verifierUsage, runVerifier},
+		"attack":     {attackUsage, runAttack},
+		"compare":    {compareUsageText(), runCompare},
+		"interop":    {interopUsage, runInterop},
+		"proxy":      {proxyUsage, runProxy},
 	}
 }
 

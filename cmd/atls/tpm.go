@@ -116,15 +116,15 @@ func pcrsByBank(q *tpm.Quote) func(func(tpm.Bank, []tpm.PCR) bool) {
 	}
 }
 
-const enrolUsage = `Usage:
-    atls enrol [--tpm PATH] [--ek-roots FILE] [--ek-id HEX] [--insecure-any-ek]
+const tpmEnrollUsage = `Usage:
+    atls tpm-enroll [--tpm PATH] [--ek-roots FILE] [--ek-id HEX] [--insecure-any-ek]
 
 Has the attestation key of this machine's TPM enrolled: finds out that it is in the TPM
 of an endorsement key that is trusted, and prints it as relying parties take it, with
 --trust-roots. One file may hold many, beside roots.
 
 Examples:
-    # atls enrol --ek-roots manufacturers.pem > machine.pem
+    # atls tpm-enroll --ek-roots manufacturers.pem > machine.pem
     # atls serve --cert cert.pem --key key.pem --attest tpm
     $ atls dial machine.example:4433 --verify local --trust-roots machine.pem --policy policy.json
 
@@ -139,14 +139,14 @@ Flags:
     --json               one JSON object on standard output
 `
 
-func runEnrol(ctx context.Context, env *environment, args []string) error {
-	fs := newFlagSet("enrol")
+func runTPMEnroll(ctx context.Context, env *environment, args []string) error {
+	fs := newFlagSet("tpm-enroll")
 	path := fs.String("tpm", "", "")
 	rootsFile := fs.String("ek-roots", "", "")
 	id := fs.String("ek-id", "", "")
 	anyEK := fs.Bool("insecure-any-ek", false, "")
 	asJSON := fs.Bool("json", false, "")
-	if _, err := parseArgs(fs, args, 0, enrolUsage); err != nil {
+	if _, err := parseArgs(fs, args, 0, tpmEnrollUsage); err != nil {
 		return err
 	}
 	trust := &tpm.EKTrust{InsecureAny: *anyEK}
@@ -193,7 +193,7 @@ func runEnrol(ctx context.Context, env *environment, args []string) error {
 	}
 	e, c, err := tpm.NewEnrolment(req, trust)
 	if err != nil {
-		return &attestext.Error{Class: attestext.ErrSignature, Op: "atls enrol", Err: err}
+		return &attestext.Error{Class: attestext.ErrSignature, Op: "atls tpm-enroll", Err: err}
 	}
 	secret, err := d.Activate(ctx, c)
 	if err != nil {
@@ -201,7 +201,7 @@ func runEnrol(ctx context.Context, env *environment, args []string) error {
 	}
 	k, err := e.Finish(secret)
 	if err != nil {
-		return &attestext.Error{Class: attestext.ErrSignature, Op: "atls enrol", Err: err}
+		return &attestext.Error{Class: attestext.ErrSignature, Op: "atls tpm-enroll", Err: err}
 	}
 	if *asJSON {
 		return (&lineWriter{w: env.stdout}).object(map[string]any{"ok": true, "ek_id": k.EK.String(), "ak_name": hex.EncodeToString(k.Name), "pem": string(k.MarshalPEM())})

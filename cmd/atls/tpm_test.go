@@ -26,7 +26,7 @@ func TestTPM(t *testing.T) {
 		}
 		return path
 	}
-	e := atls(t, "", "enrol", "--tpm", socket, "--insecure-any-ek")
+	e := atls(t, "", "tpm-enroll", "--tpm", socket, "--insecure-any-ek")
 	if e.status != 0 || !strings.Contains(e.stdout, tpm.PEMKey) {
 		t.Fatalf("status %d: %s%s", e.status, e.stdout, e.stderr)
 	}
@@ -34,17 +34,17 @@ func TestTPM(t *testing.T) {
 	var enrolled struct {
 		EK string `json:"ek_id"`
 	}
-	e = atls(t, "", "enrol", "--tpm", socket, "--insecure-any-ek", "--json")
+	e = atls(t, "", "tpm-enroll", "--tpm", socket, "--insecure-any-ek", "--json")
 	if err := json.Unmarshal([]byte(e.stdout), &enrolled); err != nil || len(enrolled.EK) != 64 {
 		t.Fatalf("%v: %s", err, e.stdout)
 	}
-	if e := atls(t, "", "enrol", "--tpm", socket, "--ek-id", enrolled.EK); e.status != 0 {
+	if e := atls(t, "", "tpm-enroll", "--tpm", socket, "--ek-id", enrolled.EK); e.status != 0 {
 		t.Errorf("the EK that it is: status %d: %s", e.status, e.stderr)
 	}
-	if e := atls(t, "", "enrol", "--tpm", socket, "--ek-id", strings.Repeat("01", 32)); e.status != 3 || !strings.Contains(e.stderr, "not known") {
+	if e := atls(t, "", "tpm-enroll", "--tpm", socket, "--ek-id", strings.Repeat("01", 32)); e.status != 3 || !strings.Contains(e.stderr, "not known") {
 		t.Errorf("another EK: status %d: %s", e.status, e.stderr)
 	}
-	if e := atls(t, "", "enrol", "--tpm", socket, "--ek-roots", pki("ca.pem")); e.status != 3 || !strings.Contains(e.stderr, "no certificate") {
+	if e := atls(t, "", "tpm-enroll", "--tpm", socket, "--ek-roots", pki("ca.pem")); e.status != 3 || !strings.Contains(e.stderr, "no certificate") {
 		t.Errorf("roots: status %d: %s", e.status, e.stderr)
 	}
 
@@ -158,10 +158,10 @@ func TestMistakesAboutTPMs(t *testing.T) {
 		{args([]string{"serve", "--attest", "softtee:tdx", "--ak-chain", pki("ca.pem")}, id), 1, "--ak-chain is for --attest tpm"},
 		{args([]string{"serve", "--attest", "tpm:" + none, "--ak-chain", pki("policy.json")}, id), 2, "no certificate"},
 		{args([]string{"serve", "--attest", "tpm:" + none, "--ak-chain", none}, id), 1, "--ak-chain"},
-		{[]string{"enrol", "--tpm", none}, 1, "which endorsement key"},
-		{[]string{"enrol", "--tpm", none, "--insecure-any-ek"}, 1, "no TPM 2.0"},
-		{[]string{"enrol", "--tpm", none, "--ek-id", "00"}, 1, "--ek-id"},
-		{[]string{"enrol", "--tpm", none, "--ek-roots", pki("policy.json")}, 2, "no certificate"},
-		{[]string{"enrol", "x"}, 1, "takes 0 arguments"},
+		{[]string{"tpm-enroll", "--tpm", none}, 1, "which endorsement key"},
+		{[]string{"tpm-enroll", "--tpm", none, "--insecure-any-ek"}, 1, "no TPM 2.0"},
+		{[]string{"tpm-enroll", "--tpm", none, "--ek-id", "00"}, 1, "--ek-id"},
+		{[]string{"tpm-enroll", "--tpm", none, "--ek-roots", pki("policy.json")}, 2, "no certificate"},
+		{[]string{"tpm-enroll", "x"}, 1, "takes 0 arguments"},
 	})
 }
