@@ -53,6 +53,11 @@ var rules = []rule{
 		pkg: "proxyproto",
 	},
 	{
+		pkg:    "enroll",
+		may:    []string{"tls", "tls/internal/...", "tls/exportedauth", "keyschedule", "attestext", "attestext/internal/..."},
+		others: []string{"golang.org/x/crypto/...", "golang.org/x/sys/..."},
+	},
+	{
 		pkg:    "atlslog",
 		may:    []string{"tls", "tls/internal/...", "tls/exportedauth", "keyschedule", "attestext", "attestext/internal/..."},
 		others: []string{"golang.org/x/crypto/...", "golang.org/x/sys/..."},

@@ -1,0 +1,131 @@
+package enroll
+
+import (
+	"context"
+	"errors"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/attestedtls/atls/attestext"
+	"github.com/attestedtls/atls/tls"
+)
+
+// DefaultMaxConns is how many machines are served at a time if nothing else is said.
+const DefaultMaxConns = 64
+
+// A Server is an authority on the network. The fields must not be changed once it is in
+// use.
+type Server struct {
+	Authority *Authority
+
+	// Certificates are the server's own, by which machines know it.
+	Certificates []tls.Certificate
+
+	// Verifier appraises the machines' evidence, which comes in place of a certificate:
+	// a raw quote names no key, and does not do.
+	Verifier attestext.Verifier
+
+	// Timeout bounds a connection from its first byte to its last. Zero is
+	// DefaultTimeout.
+	Timeout time.Duration
+
+	// MaxConns is how many machines are served at a time; others wait in the listener's
+	// queue. Zero is DefaultMaxConns.
+	MaxConns int
+
+	// Report is called when a machine has been served, or refused: entry is what was
+	// logged, nil if the handshake or the request failed before that, and err why there
+	// is no certificate. It is called concurrently. nil is nobody.
+	Report func(remote net.Addr, entry *Entry, err error)
+}
+
+// Serve accepts machines from l until ctx is done, which is no error, and closes l. It
+// returns when the last machine has been served.
+func (s *Server) Serve(ctx context.Context, l net.Listener) error {
+	defer l.Close()
+	if s.Authority == nil || s.Verifier == nil || len(s.Certificates) == 0 {
+		return errors.New("enroll: a Server needs an Authority, a Verifier and Certificates")
+	}
+	if err := s.Authority.validate(); err != nil {
+		return errors.Join(errors.New("enroll: Authority"), err)
+	}
+	conns, timeout := s.MaxConns, s.Timeout
+	if conns == 0 {
+		conns = DefaultMaxConns
+	}
+	if timeout == 0 {
+		timeout = DefaultTimeout
+	}
+	config := &tls.Config{
+		Certificates: s.Certificates,
+		MinVersion:   tls.VersionTLS13,
+		Attestation: &tls.AttestationConfig{
+			Verifier:             s.Verifier,
+			PeerCredentials:      []attestext.CredentialKind{attestext.AttestationOnly},
+			AllowAttestationOnly: true, // which of all machines it is, the rules ask
+			VerifyTimeout:        timeout / 2,
+		},
+	}
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(ctx, func() { l.Close() })()
+	slots := make(chan struct{}, conns)
+	for {
+		select {
+		case slots <- struct{}{}:
+		case <-ctx.Done():
+			return nil
+		}
+		raw, err := l.Accept()
+		if err != nil {
+			if ctx.Err() != nil {
+				return nil
+			}
+			return err
+		}
+		wg.Go(func() {
+			defer func() { <-slots }()
+			entry, err := s.one(ctx, raw, config, timeout)
+			if s.Report != nil {
+				s.Report(raw.RemoteAddr(), entry, err)
+			}
+		})
+	}
+}
+
+// one serves one machine.
+func (s *Server) one(ctx context.Context, raw net.Conn, config *tls.Config, timeout time.Duration) (*Entry, error) {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	defer raw.Close()
+	defer context.AfterFunc(ctx, func() { raw.Close() })()
+	conn := tls.Server(raw, config)
+	if err := conn.HandshakeContext(ctx); err != nil {
+		return nil, err
+	}
+	defer conn.Close()
+	peer := conn.ConnectionState().PeerAttestation
+	if peer == nil { // which required attestation rules out
+		return nil, errors.New("enroll: no verdict")
+	}
+	if err := writeJSON(conn, greeting{version}); err != nil {
+		return nil, err
+	}
+	der, err := readFrame(conn, maxRequest)
+	if err != nil {
+		return nil, err
+	}
+	chain, entry, err := s.Authority.Issue(der, peer, raw.RemoteAddr().String())
+	answer := reply{Chain: chain}
+	var refused *Error
+	if errors.As(err, &refused) {
+		answer = reply{Code: refused.Code, Reason: refused.Reason}
+	}
+	if werr := writeJSON(conn, answer); err == nil {
+		err = werr
+	}
+	return entry, err
+}
