@@ -25,6 +25,8 @@ const usage = `Usage:
     atls inspect FILE
     atls verify FILE [--trust-roots FILE] [--collateral FILE] [--policy FILE]
     atls tpm-enroll [--tpm PATH] [--ek-roots FILE]
+    atls ca --cert FILE --key FILE --rules FILE --log FILE [FLAGS]
+    atls enroll HOST:PORT --name NAME --attest TEE --cert FILE --key FILE [FLAGS]
     atls verifier [--listen ADDR] [--trust-roots FILE] [--collateral FILE] [--policy FILE] [--key FILE]
     atls attack [SCENARIO] [--mode MODE] [--mitigation M] [-v]
     atls compare [--quick] [--out DIR] [--resume]
@@ -47,6 +49,8 @@ Commands:
                says, as a tree
     verify     appraise evidence, a result or a captured handshake offline
     tpm-enroll have the attestation key of this machine's TPM trusted by others
+    ca         certificates for machines, by what they run
+    enroll     have such a certificate issued, and renew it
     verifier   a service that appraises evidence for others
     attack     run the published attacks against each mode
     compare    what each mode costs, and a report of that and of the attacks
@@ -81,6 +85,8 @@ func init() {
 		"dial":       {dialUsage, runDial},
 		"inspect":    {inspectUsage, runInspect},
 		"verify":     {verifyUsage, runVerify},
+		"ca":         {caUsage, runCA},
+		"enroll":     {enrollUsage, runEnroll},
 		"tpm-enroll": {tpmEnrollUsage, runTPMEnroll},
 		"verifier":   {verifierUsage, runVerifier},
 		"attack":     {attackUsage, runAttack},

@@ -12,6 +12,7 @@ import (
 	"unicode"
 
 	"github.com/attestedtls/atls/attestext"
+	"github.com/attestedtls/atls/enroll"
 	"github.com/attestedtls/atls/tls"
 )
 
@@ -98,6 +99,9 @@ func exitStatus(err error) int {
 			return s
 		}
 		return statusVerification
+	}
+	if e, ok := errors.AsType[*enroll.Error](err); ok {
+		return enrolmentStatus(e)
 	}
 	if errors.As(err, new(*tls.AttestationError)) || errors.As(err, new(*attestext.Error)) {
 		return classStatus[attestext.Class(err)]
