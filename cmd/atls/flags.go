@@ -144,7 +144,7 @@ func newFlagSet(name string) *flag.FlagSet {
 func parseArgs(fs *flag.FlagSet, args []string, n int, usage string) ([]string, error) {
 	rest, err := parseOptional(fs, args, n, usage)
 	if err == nil && len(rest) < n {
-		err = wrongCount(fs, n, rest, usage)
+		err = wrongCount(fs, n, rest)
 	}
 	if err != nil {
 		return nil, err
@@ -152,23 +152,26 @@ func parseArgs(fs *flag.FlagSet, args []string, n int, usage string) ([]string, 
 	return rest, nil
 }
 
-func wrongCount(fs *flag.FlagSet, n int, rest []string, usage string) error {
-	return &usageError{err: fmt.Errorf("%s takes %d arguments beside its flags, got %d", fs.Name(), n, len(rest)), show: usage}
+// helpHint says where the usage is. It is not shown beside a mistake, which would scroll
+// away.
+func helpHint(fs *flag.FlagSet) string {
+	return fmt.Sprintf("%q lists the flags", "atls help "+fs.Name())
+}
+
+func wrongCount(fs *flag.FlagSet, n int, rest []string) error {
+	return usagef(helpHint(fs), "%s takes %d arguments beside its flags, got %d", fs.Name(), n, len(rest))
 }
 
 // parseOptional is parseArgs for up to n arguments.
 func parseOptional(fs *flag.FlagSet, args []string, n int, usage string) ([]string, error) {
-	fail := func(err error) ([]string, error) {
-		return nil, &usageError{err: err, show: usage}
-	}
 	var rest []string
 	for len(args) > 0 {
 		before := args
 		if err := fs.Parse(args); err != nil {
 			if errors.Is(err, flag.ErrHelp) {
-				err = errors.New("help for " + fs.Name() + " follows")
+				return nil, &usageError{err: errors.New("help for " + fs.Name() + " follows"), show: usage}
 			}
-			return fail(err)
+			return nil, usagef(helpHint(fs), "%w", err)
 		}
 		args = fs.Args()
 		if i := len(before) - len(args) - 1; i >= 0 && before[i] == "--" {
@@ -180,7 +183,7 @@ func parseOptional(fs *flag.FlagSet, args []string, n int, usage string) ([]stri
 		}
 	}
 	if len(rest) > n {
-		return nil, wrongCount(fs, n, rest, usage)
+		return nil, wrongCount(fs, n, rest)
 	}
 	return rest, nil
 }

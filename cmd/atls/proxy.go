@@ -339,7 +339,7 @@ func (p *proxy) run(ctx context.Context, metricsAddr string) error {
 		}
 		break
 	}
-	p.log.Info("draining", "connections", p.metrics.open.Load(), "for", p.drain)
+	p.log.Info("draining", "connections", p.metrics.open.Load(), "for", p.drain.String())
 	timer := time.AfterFunc(p.drain, cut)
 	defer timer.Stop()
 	open.Wait()
@@ -411,18 +411,21 @@ func (p *proxy) inbound(ctx context.Context, g *generation, raw net.Conn) *repor
 	defer context.AfterFunc(ctx, func() { raw.Close() })()
 	header := new(proxyproto.Header)
 	header.Addresses(raw)
+	probe := false
 	if p.acceptProxy {
 		raw.SetReadDeadline(time.Now().Add(p.flags.timeout))
 		h, err := proxyproto.Read(raw)
-		if err != nil || h.Local {
+		if err != nil {
 			raw.Close()
-			if err != nil {
-				p.log.Warn("no header of the PROXY protocol", "peer", raw.RemoteAddr(), "error", err)
-			}
+			p.log.Warn("no header of the PROXY protocol", "peer", raw.RemoteAddr(), "error", err)
 			return nil
 		}
 		raw.SetReadDeadline(time.Time{})
-		header.Source, header.Destination = h.Source, h.Destination
+		// A load balancer that speaks for itself is served as any client, from its own
+		// address (section 2.2): it may want to see a handshake.
+		if probe = h.Local; !probe {
+			header.Source, header.Destination = h.Source, h.Destination
+		}
 	}
 	s := newSession(raw, func(c net.Conn) *tls.Conn { return tls.Server(c, g.config) })
 	err := s.shake(ctx, p.flags.timeout)
@@ -439,6 +442,9 @@ func (p *proxy) inbound(ctx context.Context, g *generation, raw net.Conn) *repor
 		err = p.relay(ctx, s, plain)
 	}
 	s.close(err)
+	if probe && s.raw.in.Load() == 0 {
+		return nil // it has seen that there is somebody, and no connection was lost
+	}
 	r := s.report(&p.flags, err)
 	p.metrics.count(s, r)
 	return r

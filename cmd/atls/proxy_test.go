@@ -298,13 +298,30 @@ func TestProxyBelievesALoadBalancersHeader(t *testing.T) {
 	if h := <-headers; h.Source.String() != "192.0.2.1:1234" || h.Destination.String() != "192.0.2.2:443" {
 		t.Errorf("%+v", h)
 	}
-	// Those without a header, with one too large, with half of one and with one for a
-	// health check get no handshake.
+	// A load balancer that speaks for itself gets a handshake, if it wants one, and is
+	// served as what it is.
+	const local = "\r\n\r\n\x00\r\nQUIT\n\x20\x00\x00\x00"
+	probe, err := net.Dial("tcp", in.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer probe.Close()
+	probe.SetDeadline(time.Now().Add(testTimeout))
+	io.WriteString(probe, local)
+	if err := stdtls.Client(probe, &stdtls.Config{InsecureSkipVerify: true}).Handshake(); err != nil {
+		t.Errorf("a health check that wants a handshake: %v", err)
+	}
+	if h := <-headers; h.Source.String() != probe.LocalAddr().String() {
+		t.Errorf("a health check comes from %v", h.Source)
+	}
+	probe.Close()
+	// Those without a header, with one too large and with half of one get no handshake,
+	// and a health check need not have one.
 	for name, says := range map[string]string{
 		"TLS":          "\x16\x03\x01\x00\x05hello" + strings.Repeat("x", 100),
 		"too large":    "\r\n\r\n\x00\r\nQUIT\n\x21\x00\xff\xff" + strings.Repeat("x", 1<<16),
 		"half":         header[:20],
-		"health check": "\r\n\r\n\x00\r\nQUIT\n\x20\x00\x00\x00",
+		"health check": local,
 	} {
 		c, err := net.Dial("tcp", in.addr)
 		if err != nil {
@@ -312,13 +329,17 @@ func TestProxyBelievesALoadBalancersHeader(t *testing.T) {
 		}
 		c.SetDeadline(time.Now().Add(testTimeout))
 		io.WriteString(c, says)
+		if says == local {
+			c.Close()
+			continue
+		}
 		if b, err := io.ReadAll(c); len(b) != 0 || errors.Is(err, os.ErrDeadlineExceeded) {
 			t.Errorf("%s: %q, %v", name, b, err)
 		}
 		c.Close()
 	}
 	in.stop()
-	if e := in.end(); len(reports(t, e)) != 1 || strings.Count(e.stderr, "no header of the PROXY protocol") != 3 {
+	if e := in.end(); len(reports(t, e)) != 2 || strings.Count(e.stderr, "no header of the PROXY protocol") != 3 {
 		t.Errorf("%s%s", e.stdout, e.stderr)
 	}
 }

@@ -186,6 +186,9 @@ func hint(err error) string {
 	if errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, context.DeadlineExceeded) {
 		return "--timeout gives the handshake more time"
 	}
+	if e, ok := errors.AsType[*net.OpError](err); ok && e.Op == "listen" {
+		return "it has to be an address of this machine, with a port or a path that nobody else listens on"
+	}
 	if isNetwork(err) {
 		return "is the other end there, and does it speak TLS 1.3?"
 	}
