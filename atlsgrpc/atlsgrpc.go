@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"net"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/attestedtls/atls/attestext"
@@ -179,9 +180,15 @@ func (t *transport) OverrideServerName(name string) error {
 // Require returns interceptors that let an RPC through if its client has attested and
 // each of accept returns nil. Otherwise it ends with PermissionDenied, which does not
 // say why. methods, full names such as "/grpc.health.v1.Health/Check", are those that
-// it is demanded of; without any it is of all.
+// it is demanded of; without any it is of all. It panics if one is no such name, for it
+// would guard nothing.
 func Require(methods []string, accept ...func(*attestext.Result) error) (grpc.UnaryServerInterceptor, grpc.StreamServerInterceptor) {
 	methods = slices.Clone(methods)
+	for _, m := range methods {
+		if service, name, ok := strings.Cut(strings.TrimPrefix(m, "/"), "/"); !ok || m[0] != '/' || service == "" || name == "" || strings.Contains(name, "/") {
+			panic(fmt.Sprintf("atlsgrpc: Require is given the method %q, and not /package.Service/Method", m))
+		}
+	}
 	check := func(ctx context.Context, method string) error {
 		if len(methods) > 0 && !slices.Contains(methods, method) {
 			return nil

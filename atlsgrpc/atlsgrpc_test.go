@@ -227,6 +227,20 @@ func TestRequireWithoutMethodsGuardsAll(t *testing.T) {
 	}
 }
 
+// A name that no RPC has would leave the one that was meant open to everybody.
+func TestRequireTakesFullNamesOnly(t *testing.T) {
+	for _, name := range []string{"", "/", "Check", "/Check", "grpc.health.v1.Health/Check", "/grpc.health.v1.Health/", "//Check", "/a/b/c"} {
+		func() {
+			defer func() {
+				if recover() == nil {
+					t.Errorf("%q is taken", name)
+				}
+			}()
+			atlsgrpc.Require([]string{name})
+		}()
+	}
+}
+
 func TestContextWithoutAttestationHasNoVerdict(t *testing.T) {
 	if atlsgrpc.FromContext(t.Context()) != nil || atlsgrpc.FromPeer(nil) != nil || atlsgrpc.FromPeer(&peer.Peer{AuthInfo: credentials.TLSInfo{}}) != nil {
 		t.Error("a verdict out of nothing")

@@ -81,6 +81,9 @@ func fromContext(ctx context.Context) *connection {
 // Response.Request.Context. It returns nil if the peer did not attest, or the request
 // did not come through this package. A connection that is attested again later, or
 // closed, does not change it; ConnFromContext has what stands now.
+//
+// A handler's context has the handler's client in it wherever it is handed on, in
+// requests of clients of other packages as well.
 func FromContext(ctx context.Context) *attestext.Result {
 	c := fromContext(ctx)
 	if c == nil {

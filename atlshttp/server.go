@@ -7,10 +7,12 @@ import (
 	"log"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/attestedtls/atls/tls"
@@ -81,11 +83,16 @@ func Serve(srv *http.Server, l net.Listener, config *tls.Config, opts ...Option)
 //
 // If config has no NextProtos, they are "h2" and "http/1.1", as srv.Protocols says.
 // config is cloned.
+//
+// Where a config has GetConfigForClient, which may demand something else under each
+// server name, a request for another name than that of its connection is answered 421
+// Misdirected Request (RFC 9110, section 15.5.20): its client may not have met what the
+// other name demands. Without a server name, requests are for IP addresses.
 func NewListener(srv *http.Server, l net.Listener, config *tls.Config, opts ...Option) (net.Listener, error) {
 	if config == nil {
 		return nil, errors.New("atlshttp: a server needs a tls.Config")
 	}
-	protocols := configure(srv)
+	protocols := configure(srv, config.GetConfigForClient != nil)
 	config = config.Clone()
 	config.NextProtos = nextProtos(config.NextProtos, protocols)
 	ctx, cancel := context.WithCancel(context.Background())
@@ -103,11 +110,15 @@ func NewListener(srv *http.Server, l net.Listener, config *tls.Config, opts ...O
 // configuring protects what configure changes.
 var configuring sync.Mutex
 
-// configure changes srv, once, and returns the protocols that it serves.
-func configure(srv *http.Server) http.Protocols {
+// configure changes srv, once, and returns the protocols that it serves. byName says
+// that a listener's Config depends on the server name.
+func configure(srv *http.Server, byName bool) http.Protocols {
 	configuring.Lock()
 	defer configuring.Unlock()
 	if h, ok := srv.Handler.(*handler); ok {
+		if byName {
+			h.byName.Store(true)
+		}
 		return h.protocols
 	}
 	var p http.Protocols
@@ -121,7 +132,8 @@ func configure(srv *http.Server) http.Protocols {
 	if strings.Contains(os.Getenv("GODEBUG"), "http2server=0") {
 		p.SetHTTP2(false)
 	}
-	h := &handler{srv.Handler, p}
+	h := &handler{next: srv.Handler, protocols: p}
+	h.byName.Store(byName)
 	if h.next == nil {
 		h.next = http.DefaultServeMux
 	}
@@ -159,6 +171,7 @@ func nextProtos(protos []string, p http.Protocols) []string {
 type handler struct {
 	next      http.Handler
 	protocols http.Protocols
+	byName    atomic.Bool // requests are to be for the name of their connection
 }
 
 func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -168,12 +181,29 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			http.Error(w, "this is not the protocol that was negotiated", http.StatusBadRequest)
 			return
 		}
+		if h.byName.Load() && !sameName(r.Host, c.conn.state.ServerName) {
+			http.Error(w, "this connection was not made for that name", http.StatusMisdirectedRequest)
+			return
+		}
 		if live := c.conn.now(); live.peer != c.peer {
 			r = r.WithContext(context.WithValue(r.Context(), connKey{}, live))
 		}
 		r.TLS = c.conn.state
 	}
 	h.next.ServeHTTP(w, r)
+}
+
+// sameName reports whether host, of a request, is the server name of its connection.
+func sameName(host, serverName string) bool {
+	if h, _, err := net.SplitHostPort(host); err == nil {
+		host = h
+	}
+	host = strings.TrimSuffix(host, ".")
+	if serverName == "" {
+		_, err := netip.ParseAddr(strings.Trim(host, "[]"))
+		return host == "" || err == nil
+	}
+	return strings.EqualFold(host, serverName)
 }
 
 // A listener runs handshakes. Its Accept returns a *Conn for HTTP/1.1 and a
