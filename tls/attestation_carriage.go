@@ -69,8 +69,9 @@ type attestFailure struct {
 
 // attestMessage is one that waits to be written.
 type attestMessage struct {
-	data []byte
-	sent chan<- error // has room
+	data   []byte
+	sent   chan<- error // has room
+	answer bool         // to the peer's request
 }
 
 // attestRound is a request for which there is no answer yet.
@@ -138,11 +139,11 @@ func (c *Conn) attestWriteLocked(b []byte) error {
 
 // attestSend has messages written between two records of a Write that is under way,
 // or by themselves. It does not wait; the channel says when they are out.
-func (c *Conn) attestSend(b []byte) <-chan error {
+func (c *Conn) attestSend(b []byte, answer bool) <-chan error {
 	l := &c.attest.live
 	sent := make(chan error, 1)
 	l.mu.Lock()
-	l.queue = append(l.queue, attestMessage{b, sent})
+	l.queue = append(l.queue, attestMessage{b, sent, answer})
 	l.queued.Add(1)
 	l.mu.Unlock()
 	go func() { // until the Write has ended, at most
@@ -173,6 +174,11 @@ func (c *Conn) attestFlushLocked() error {
 	queue := l.queue
 	l.queue = nil
 	l.queued.Add(int32(-len(queue)))
+	for _, m := range queue {
+		if m.answer { // the peer may ask again as soon as it has it, and not before it is written
+			l.answering = false
+		}
+	}
 	l.mu.Unlock()
 	var failed error
 	for _, m := range queue {
@@ -268,7 +274,7 @@ func (c *Conn) attestPostHandshake() (done bool, err error) {
 	if errors.As(err, new(*exportedauth.Error)) {
 		err = c.in.setErrorLocked(c.attestEnd(exchangeStage(err), err))
 	}
-	return true, err
+	return true, c.attestReadError(err)
 }
 
 // attestAnswered reads a message of an authenticator, and hands the authenticator to
@@ -345,13 +351,10 @@ func (c *Conn) attestAnswer(r *exportedauth.Request) {
 	if err == nil {
 		l.attested.Store(x.self.request)
 	}
-	l.mu.Lock()
-	l.answering = false // before the peer has the answer, and may ask again
-	l.mu.Unlock()
 	if b == nil || ctx.Err() != nil { // closed by this side
 		return
 	}
-	c.attestSend(b)
+	c.attestSend(b, true)
 }
 
 // Reattest has the peer attest again, by a fresh exchange of exported authenticators
@@ -375,8 +378,8 @@ func (c *Conn) attestAnswer(r *exportedauth.Request) {
 // After CloseWrite at either end there is nobody to ask or to answer, and the round
 // fails. A connection has room for 65,536 requests of both ends.
 //
-// It ends with ctx or Close, and in AttestTimeout, VerifyTimeout and 10 seconds after
-// the request has been sent.
+// It ends with ctx or Close, and in AttestTimeout, VerifyTimeout and 10 seconds, within
+// which a Write that is under way has to get a record out.
 func (c *Conn) Reattest(ctx context.Context) error {
 	if err := c.HandshakeContext(ctx); err != nil {
 		return err
@@ -436,6 +439,10 @@ func (x *attestExchange) again(ctx context.Context) (*exportedauth.Peer, error) 
 	if err != nil {
 		return nil, err
 	}
+	// A peer that has stopped reading is not to escape its round: the request has to
+	// get out, between two records of a Write, within the same time.
+	ctx, cancel := context.WithTimeout(ctx, x.config.Timeout)
+	defer cancel()
 	round := &attestRound{make(chan []byte, 1)}
 	l.mu.Lock()
 	l.pending = round
@@ -448,15 +455,13 @@ func (x *attestExchange) again(ctx context.Context) (*exportedauth.Peer, error) 
 		}
 	}()
 	select {
-	case err := <-c.attestSend(r.Bytes()):
+	case err := <-c.attestSend(r.Bytes(), false):
 		if err != nil {
 			return nil, interrupted("send the request", err)
 		}
 	case <-ctx.Done():
 		return nil, interrupted("send the request", context.Cause(ctx))
 	}
-	ctx, cancel := context.WithTimeout(ctx, x.config.Timeout)
-	defer cancel()
 	b, err := c.attestAwait(ctx, round)
 	if err != nil {
 		return nil, err
@@ -473,9 +478,19 @@ func (x *attestExchange) again(ctx context.Context) (*exportedauth.Peer, error) 
 func (c *Conn) attestAwait(ctx context.Context, round *attestRound) ([]byte, error) {
 	l := &c.attest.live
 	op := fmt.Sprintf("read the %v's authenticator", c.attestRole(false))
-	// A Read of ours has no deadline of its own.
-	stop := context.AfterFunc(ctx, func() { c.SetReadDeadline(time.Unix(1, 0)) })
-	defer stop()
+	// A Read has no deadline of its own, be it ours or the application's, which is to
+	// learn why it ends.
+	ended := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(ended)
+		err := interrupted(op, context.Cause(ctx))
+		c.attestEnd(exchangeStage(err), err)
+	})
+	defer func() {
+		if !stop() {
+			<-ended
+		}
+	}()
 	for {
 		var retry <-chan time.Time
 		if l.readers.Load() == 0 && c.in.TryLock() {
