@@ -45,6 +45,10 @@ type attestLive struct {
 	parts    []byte
 	lastPart uint8
 
+	// turn is when a peer that asked once in each MinReattestInterval would ask next; of the
+	// goroutine that answers, of which there is one at a time.
+	turn time.Time
+
 	queued  atomic.Int32 // len(queue)
 	writing atomic.Int32 // who waits to write it, or does
 
@@ -195,8 +199,8 @@ func (c *Conn) attestFlushLocked() error {
 }
 
 // attestReadMessage reads one message of one of the types, with its header; Conn.in is
-// held. It lets tickets and KeyUpdate through ahead of it, and refuses application
-// data there. What it has read of a message stays for the next call, if a deadline
+// held. It lets tickets and KeyUpdate through ahead of it, unless it continues an
+// authenticator, and refuses application data there. What it has read of a message stays for the next call, if a deadline
 // ends this one.
 func (c *Conn) attestReadMessage(op string, types ...uint8) ([]byte, error) {
 	fail := func(class error, format string, args ...any) ([]byte, error) {
@@ -212,7 +216,8 @@ func (c *Conn) attestReadMessage(op string, types ...uint8) ([]byte, error) {
 			}
 		}
 		typ := c.hand.Bytes()[0]
-		if typ == typeNewSessionTicket || typ == typeKeyUpdate {
+		within := types[0] == typeCertificateVerify || types[0] == typeFinished // an authenticator
+		if !within && (typ == typeNewSessionTicket || typ == typeKeyUpdate) {
 			if err := c.handlePostHandshakeMessage(); err != nil {
 				return nil, err
 			}
@@ -269,7 +274,10 @@ func (c *Conn) attestPostHandshake() (done bool, err error) {
 	case typeCertificateRequest, typeClientCertificateRequest:
 		err = c.attestAsked()
 	default:
-		return false, nil
+		if c.attest.live.lastPart == 0 {
+			return false, nil
+		}
+		err = c.attestAnswered(typ) // which it is not: nothing comes between the messages of an answer
 	}
 	if errors.As(err, new(*exportedauth.Error)) {
 		err = c.in.setErrorLocked(c.attestEnd(exchangeStage(err), err))
@@ -345,6 +353,9 @@ func (c *Conn) attestAnswer(r *exportedauth.Request) {
 	l := &c.attest.live
 	ctx, done := c.attestCall(context.Background())
 	defer done()
+	if !l.awaitTurn(ctx, c.config.Attestation.minReattestInterval()) { // closed by this side
+		return
+	}
 	x := &attestExchange{c: c}
 	x.config = c.attestAuthenticators(x, c.attestVerifyChainAgain)
 	b, err := x.attest(ctx, l.session, r)
@@ -355,6 +366,31 @@ func (c *Conn) attestAnswer(r *exportedauth.Request) {
 		return
 	}
 	c.attestSend(b, true)
+}
+
+// reattestBurst is how many requests a peer may be ahead of MinReattestInterval.
+const reattestBurst = 32
+
+// awaitTurn waits until a request may be answered, and reports whether it may; ctx ends
+// it.
+func (l *attestLive) awaitTurn(ctx context.Context, interval time.Duration) bool {
+	now := time.Now()
+	if l.turn.Before(now) {
+		l.turn = now
+	}
+	l.turn = l.turn.Add(interval)
+	early := l.turn.Sub(now) - reattestBurst*interval
+	if early <= 0 {
+		return true
+	}
+	t := time.NewTimer(early)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
 }
 
 // Reattest has the peer attest again, by a fresh exchange of exported authenticators
@@ -375,8 +411,10 @@ func (c *Conn) attestAnswer(r *exportedauth.Request) {
 // end that answers somebody must be in Read, or call Reattest. Messages go between
 // the records of a Write that is under way.
 //
-// After CloseWrite at either end there is nobody to ask or to answer, and the round
-// fails. A connection has room for 65,536 requests of both ends.
+// After CloseWrite at this end there is nothing to ask by: Reattest returns an error and
+// leaves the connection as it is. After CloseWrite at the other end nobody can answer,
+// and the round fails: what had come before may still be read, and nothing is written
+// on to a peer that does not attest any more. A connection has room for 65,536 requests of both ends.
 //
 // It ends with ctx or Close, and in AttestTimeout, VerifyTimeout and 10 seconds, within
 // which a Write that is under way has to get a record out.
@@ -410,6 +448,9 @@ func (c *Conn) Reattest(ctx context.Context) error {
 		return c.attestVerifyChainAgain(chain)
 	})
 	peer, err := x.again(ctx)
+	if errors.Is(err, errShutdown) && !c.attestClosed() {
+		return fmt.Errorf("tls: Reattest: CloseWrite was called, this end can ask no more: %w", errShutdown)
+	}
 	if errors.Is(err, exportedauth.ErrRefused) && a.requests() && c.ConnectionState().PeerAttestation == nil {
 		return nil // as in the handshake; one that has attested has to go on
 	}

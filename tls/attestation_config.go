@@ -73,6 +73,13 @@ type AttestationConfig struct {
 	// answer.
 	ReattestInterval time.Duration
 
+	// MinReattestInterval is how often this side attests anew, at most, for a peer that
+	// asks for it after the handshake, where handshake records carry authenticators: once
+	// in so long, and 32 times ahead of that. A request that comes sooner is not refused
+	// but waits for its turn; a second request meanwhile ends the connection. If zero, it
+	// is one second. It bounds one connection: see attestext/scheduler for all of them.
+	MinReattestInterval time.Duration
+
 	// Attester makes this side's Evidence. If nil, this side does not attest:
 	// a server ignores a client's request, and a client offers nothing.
 	//
@@ -244,6 +251,16 @@ func (a *AttestationConfig) attestTimeout() time.Duration {
 		return defaultAttestationTimeout
 	}
 	return a.AttestTimeout
+}
+
+// defaultMinReattestInterval is about what a TEE makes quotes in.
+const defaultMinReattestInterval = time.Second
+
+func (a *AttestationConfig) minReattestInterval() time.Duration {
+	if a.MinReattestInterval == 0 {
+		return defaultMinReattestInterval
+	}
+	return a.MinReattestInterval
 }
 
 func (a *AttestationConfig) verifyTimeout() time.Duration {

@@ -3,6 +3,7 @@ package tls
 import (
 	"context"
 	"errors"
+	"io"
 	"net"
 	"sync/atomic"
 	"testing"
@@ -125,5 +126,129 @@ func TestReadInTheMiddleOfAnAnswerSaysWhyItEnds(t *testing.T) {
 	}
 	if err := <-read; !errors.As(err, new(*AttestationError)) || !errors.Is(err, context.Canceled) {
 		t.Errorf("Read: %v", err)
+	}
+}
+
+// TestTurn: a peer that asks too often waits, and Close ends the wait.
+func TestRequestsWaitForTheirTurn(t *testing.T) {
+	const interval = time.Hour
+	l := &attestLive{}
+	for range reattestBurst {
+		if !l.awaitTurn(t.Context(), interval) {
+			t.Fatal("refused")
+		}
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+	defer cancel()
+	if l.awaitTurn(ctx, interval) {
+		t.Error("a request ahead of its turn is answered at once")
+	}
+	l.turn = l.turn.Add(-3 * interval) // as if they had passed
+	if !l.awaitTurn(t.Context(), interval) {
+		t.Error("a request after its turn waits")
+	}
+
+	client, server := reattesting()
+	var made atomic.Int32
+	server.Attestation.MinReattestInterval = interval
+	server.Attestation.Attester = &stubTEE{attest: func(_ context.Context, req *attestext.AttestRequest) ([]byte, error) {
+		made.Add(1)
+		return (&stubTEE{}).honest(req.Challenge)
+	}}
+	c, s := established(t, client, server)
+	echoed := echo(s)
+	for range reattestBurst {
+		if err := c.Reattest(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- c.Reattest(t.Context()) }()
+	roundTrip(t, c, 0) // behind the request, or before
+	roundTrip(t, c, 1)
+	s.Close()
+	if err := <-ended; err == nil {
+		t.Error("a round ahead of its turn succeeded")
+	}
+	<-echoed
+	if n := made.Load(); n != 1+reattestBurst { // with the handshake
+		t.Errorf("%d quotes were made", n)
+	}
+}
+
+// TestAfterCloseWrite: an end that has said that it sends no more asks no more, and goes
+// on reading, by itself and where it has an interval.
+func TestReattestAfterCloseWriteLeavesTheConnection(t *testing.T) {
+	for _, interval := range []time.Duration{0, time.Millisecond} {
+		client, server := reattesting()
+		client.Attestation.ReattestInterval = interval
+		c, s := established(t, client, server)
+		go io.WriteString(c, "a question")
+		if _, err := io.ReadFull(s, make([]byte, 10)); err != nil {
+			t.Fatal(err)
+		}
+		read := make(chan error, 1)
+		go func() { read <- second(io.Copy(io.Discard, readerOf{s})) }() // and answers requests
+		if err := c.CloseWrite(); err != nil {
+			t.Fatal(err)
+		}
+		if err := <-read; err != nil {
+			t.Fatal(err)
+		}
+		for range 3 {
+			if err := c.Reattest(t.Context()); !errors.Is(err, errShutdown) {
+				t.Errorf("%v", err)
+			}
+		}
+		go func() {
+			io.WriteString(s, "an answer that took its time")
+			s.Close()
+		}()
+		if b, err := io.ReadAll(c); err != nil || string(b) != "an answer that took its time" {
+			t.Errorf("interval %v: %q, %v", interval, b, err)
+		}
+		if cs := c.ConnectionState(); !cs.PeerAttestation.Valid() {
+			t.Error("the verdict is gone")
+		}
+	}
+}
+
+// TestBetween: nothing comes between the messages of an authenticator, in the handshake
+// and in a later round.
+func TestNothingComesBetweenTheMessagesOfAnAuthenticator(t *testing.T) {
+	between := []byte{typeKeyUpdate, 0, 0, 1, 0}
+	say := func(p *talk) error {
+		b, err := p.honest()
+		if err != nil {
+			return err
+		}
+		if err := p.say(split(b)[0]); err != nil {
+			return err
+		}
+		return p.say(between)
+	}
+	client, server := exchanging(PostHandshake)
+	onlyServerAttests(client, server)
+	cc, sc := localPipe(t)
+	ends := &attestEnds{client: Client(cc, client), server: Server(sc, server)}
+	(&misbehavingPeer{after: func(conn *Conn) error { return say(newTalk(t, conn)) }}).server(ends.server)
+	ends.run(t, cc, sc)
+	if a, ok := ends.client.AlertSent(); !ok || alert(a) != alertUnexpectedMessage || !errors.Is(ends.clientErr, exportedauth.ErrUnexpectedMessage) {
+		t.Errorf("in the handshake: %v, alert %v", ends.clientErr, a)
+	}
+	client, server = reattesting()
+	c, s := established(t, client, server)
+	p := newTalk(t, s)
+	said := make(chan error, 1)
+	go func() {
+		p.in.Lock()
+		defer p.in.Unlock()
+		said <- say(p)
+	}()
+	if err := c.Reattest(t.Context()); !errors.Is(err, exportedauth.ErrUnexpectedMessage) {
+		t.Errorf("in a later round: %v", err)
+	}
+	if err := <-said; err != nil {
+		t.Error(err)
 	}
 }

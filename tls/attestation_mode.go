@@ -120,8 +120,8 @@ func (a *AttestationConfig) validateMode() error {
 	only := slices.Contains(a.Credentials, attestext.AttestationOnly) || slices.Contains(a.PeerCredentials, attestext.AttestationOnly)
 	twoKeys := a.AttestedKey != nil || a.PeerAttestedKey
 	switch {
-	case a.ReattestInterval < 0:
-		return errors.New("negative ReattestInterval")
+	case a.ReattestInterval < 0 || a.MinReattestInterval < 0:
+		return errors.New("negative ReattestInterval or MinReattestInterval")
 	case a.ReattestInterval > 0 && !a.asks():
 		return errors.New("ReattestInterval, and this end does not ask for attestation")
 	case a.ReattestInterval > 0 && a.Carriage == CarriageLeading:

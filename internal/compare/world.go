@@ -429,6 +429,7 @@ func (w *world) setup(c Cell) (*setup, error) {
 	if c.Kind == Reattest || c.Kind == Periodic {
 		client.Carriage, server.Carriage = tls.CarriagePostHandshake, tls.CarriagePostHandshake
 		client.ReattestInterval = c.Interval
+		server.MinReattestInterval = time.Nanosecond // the TEE sets the pace
 	}
 	s.client.Attestation, s.server.Attestation = client, server
 	return s, nil
