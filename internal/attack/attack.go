@@ -15,7 +15,10 @@ package attack
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/attestedtls/atls/attestext"
@@ -133,6 +136,9 @@ func (l *Lab) Run(ctx context.Context, s *Scenario, m *Mode, mit Mitigation) (*R
 	ctx, cancel := context.WithTimeout(ctx, cellTimeout)
 	defer cancel()
 	c := &cell{ctx: ctx, world: l.world, scenario: s, mode: m, mitigation: mit}
+	if m.only && strings.HasPrefix(s.Holds, holdsTIK) {
+		c.say("attacker", "holds the attested key that stands in place of a certificate's")
+	}
 	err := s.run(c)
 	c.settle()
 	if err == nil {
@@ -155,8 +161,11 @@ func (c *cell) outcome(row *Row) {
 	row.Accepted, row.Error = v.err == nil, v.err
 	if row.Accepted {
 		c.say(v.name, "accepts")
+		c.hear()
 		if c.made != nil {
-			g := compare(v.session(), c.made(), c.known...)
+			accepted, made := v.session(), c.made()
+			g := compare(accepted, made, c.known...)
+			c.tellKeys(accepted, made)
 			row.G1, row.G2, row.G3 = &g.G1, &g.G2, &g.G3
 			c.say("goals", "same Diffie-Hellman secret: %s; same handshake traffic key: %s; same application traffic key: %s", yes(g.G1), yes(g.G2), yes(g.G3))
 			if c.attester != nil {
@@ -174,8 +183,35 @@ func (c *cell) outcome(row *Row) {
 				break
 			}
 		}
+		c.hear()
+		// What a relay or a replay fails by, and the attacker cannot change.
+		if c.made != nil {
+			c.tellKeys(v.session(), c.made())
+		}
 	}
 	row.Story = c.story
+}
+
+// tellKeys tells which keys the relying party and the connection that the evidence was
+// made on have, as far as both got to have any.
+func (c *cell) tellKeys(seen, made *session) {
+	for _, k := range []struct {
+		name       string
+		seen, made []byte
+	}{
+		{"handshake", seen.clientHandshake, made.clientHandshake},
+		{"application", seen.clientApplication, made.clientApplication},
+	} {
+		if len(k.seen) > 0 && len(k.made) > 0 {
+			c.say("key logs", "%s traffic key: the %s has %s, where the evidence was made it is %s", k.name, c.victim.name, fingerprint(k.seen), fingerprint(k.made))
+		}
+	}
+}
+
+// fingerprint stands for a secret in a story.
+func fingerprint(secret []byte) string {
+	sum := sha256.Sum256(secret)
+	return "#" + hex.EncodeToString(sum[:4])
 }
 
 func yes(b bool) string {

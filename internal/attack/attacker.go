@@ -16,6 +16,7 @@ import (
 	"github.com/attestedtls/atls/attestext/attester"
 	"github.com/attestedtls/atls/attestext/eat"
 	"github.com/attestedtls/atls/attestext/softtee"
+	"github.com/attestedtls/atls/attestext/tdx"
 	"github.com/attestedtls/atls/attestext/tsm"
 	"github.com/attestedtls/atls/tls"
 	"github.com/attestedtls/atls/tls/exportedauth"
@@ -50,6 +51,19 @@ type presentation struct {
 	attester *end
 	// link is the attacker's connection to that end, where it is open.
 	link *speaker
+}
+
+// quoted says for a story what the evidence covers, or nothing where it is no quote.
+func (p *presentation) quoted() string {
+	report, err := unwrap(p.cmw)
+	if err != nil {
+		return ""
+	}
+	q, err := tdx.Parse(report.OutBlob)
+	if err != nil {
+		return ""
+	}
+	return ": a quote over REPORTDATA " + short(q.ReportData[:])
 }
 
 // shows takes note of whose evidence the victim gets to see.
@@ -95,8 +109,19 @@ func (c *cell) proposeAndRequest(nonce []byte) []extension {
 	return append(c.propose(), c.request(nonce)...)
 }
 
-// propose returns the extensions of draft-fossati-tls-attestation-08 in a ClientHello
-// that offer evidence to a server.
+// offer returns the extensions of a ClientHello that offer evidence to a server.
+func (c *cell) offer() []extension {
+	switch {
+	case !c.mode.handshake:
+		return nil
+	case c.mode.early():
+		b, _ := (&attestext.EarlyHello{Client: []attestext.AttestationScheme{c.scheme()}}).Marshal()
+		return []extension{{codePoints.RemoteAttestation, b}}
+	}
+	return c.propose()
+}
+
+// propose is offer in the form of draft-fossati-tls-attestation-08.
 func (c *cell) propose() []extension {
 	if c.mode.passport {
 		b, _ := (&attestext.ResultsHello{Verifiers: []attestext.VerifierIdentity{c.world.issuer.Identity()}}).Marshal()
@@ -245,6 +270,7 @@ func (c *cell) terminate(raw net.Conn, cert tls.Certificate, key crypto.Signer, 
 	if err != nil {
 		return err
 	}
+	c.say(c.victim.name, "asks for %s: %s", nameServer, c.challengeText(s.client))
 	p := &presentation{}
 	if c.mode.handshake {
 		if p, err = source(s); err != nil {
@@ -287,7 +313,7 @@ func (c *cell) greet(raw net.Conn, change func(*hello)) (*speaker, error) {
 func (c *cell) refusal(err error) error {
 	var a *alertError
 	if errors.As(err, &a) {
-		c.say("attacker", "reads alert %d (%v): refused", a.alert, tls.AlertError(a.alert))
+		c.later("attacker", "reads alert %d (%v)", a.alert, tls.AlertError(a.alert))
 		return nil
 	}
 	return err
@@ -298,7 +324,7 @@ func (c *cell) refusal(err error) error {
 func (c *cell) exported(s *speaker, cert tls.Certificate, key crypto.Signer, more func(*speaker, []byte) (*presentation, error)) error {
 	n := c.exchanges()
 	if n > 0 {
-		c.say("attacker", "has completed the handshake with the %s, who now asks for an exported authenticator", c.victim.name)
+		c.say("attacker", "has completed the handshake with the %s", c.victim.name)
 		auth, err := exportedauth.NewSession(s.role, s.suite.hash, s.export)
 		if err != nil {
 			return err
@@ -312,6 +338,7 @@ func (c *cell) exported(s *speaker, cert tls.Certificate, key crypto.Signer, mor
 			if err != nil {
 				return err
 			}
+			c.say(c.victim.name, "asks for an exported authenticator with evidence, with the context %s", short(r.Context()))
 			p, err := more(s, r.Context())
 			if err != nil {
 				return err
@@ -341,10 +368,10 @@ func (c *cell) exported(s *speaker, cert tls.Certificate, key crypto.Signer, mor
 func (c *cell) listen(s *speaker) error {
 	b, err := s.readData()
 	if err != nil {
-		c.say("attacker", "hears no more of the %s: refused", c.victim.name)
+		c.later("attacker", "hears no more of the %s", c.victim.name)
 		return nil
 	}
-	c.say("attacker", "reads %q", b)
+	c.later("attacker", "reads %q", b)
 	return nil
 }
 

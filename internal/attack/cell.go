@@ -29,6 +29,7 @@ type cell struct {
 	mitigation Mitigation
 	telling    sync.Mutex
 	story      []Line
+	heard      []Line // what the attacker hears in the end, which comes of the verdict
 
 	// victim is the relying party, and made the connection that the evidence which
 	// it saw was made on. attester is the honest end that made it, if it was one.
@@ -51,6 +52,20 @@ func (c *cell) say(who, format string, args ...any) {
 	c.telling.Lock()
 	defer c.telling.Unlock()
 	c.story = append(c.story, Line{who, fmt.Sprintf(format, args...)})
+}
+
+// later adds to the story behind the verdict that is still to be told.
+func (c *cell) later(who, format string, args ...any) {
+	c.telling.Lock()
+	defer c.telling.Unlock()
+	c.heard = append(c.heard, Line{who, fmt.Sprintf(format, args...)})
+}
+
+// hear tells what later put off.
+func (c *cell) hear() {
+	c.telling.Lock()
+	defer c.telling.Unlock()
+	c.story, c.heard = append(c.story, c.heard...), nil
 }
 
 // exchanges is how many exported authenticators a relying party asks for.

@@ -32,7 +32,7 @@ var Scenarios = []*Scenario{
 	{Name: "replay", About: "evidence recorded earlier is shown on a new connection", Holds: holdsTIK, run: runReplay},
 	{Name: "r1", About: "relay: the client's random and nonce are forwarded to the genuine machine, on a connection of the attacker's", Holds: holdsTIK, run: runRelay},
 	{Name: "r2", About: "relay of evidence that the genuine machine made for a challenge of the attacker's", Holds: holdsTIK, run: runCaptured},
-	{Name: "r3", About: "as r1; the published models name the relay of a nonce under binder 6 so", Holds: holdsTIK, run: runRelay},
+	{Name: "r3", About: "relay: the client's nonce is forwarded to the genuine machine, on a connection of the attacker's; r1 by the name that it has under binder 6", Holds: holdsTIK, run: runRelay},
 	{Name: "r4", About: "relay: the client's whole ClientHello is forwarded, and the client is answered with another key share", Holds: holdsTIK + "; the handshake traffic secret of the genuine server on that connection, without which its evidence cannot be read", inapplicable: handshakeOnly, run: runR4},
 	{Name: "r5", About: "relay inside one Diffie-Hellman exchange: all that the binding lets differ, differs", Holds: holdsTIK + "; the Diffie-Hellman secret of the client and the genuine server, whose random number generator is broken", run: runR5},
 	{Name: "r5'", About: "another genuine machine, whose software signs a challenge that it is handed, for its own key alone", Holds: holdsTIK + "; another genuine machine", inapplicable: noTIK, run: runR5Prime},
@@ -51,6 +51,8 @@ var Scenarios = []*Scenario{
 	{Name: "downgrade-early-data", About: "early data is accepted, though the client does not offer it", Holds: holdsTIK, run: runEarlyData},
 	{Name: "downgrade-type", About: "a type of evidence, or a verifier, is selected that the client did not offer", Holds: holdsTIK, inapplicable: noNegotiation, run: runType},
 	{Name: "downgrade-entry", About: "evidence comes in a later CertificateEntry than the first", Holds: holdsTIK, run: runEntry},
+	{Name: "client-strip", About: "the client's offer to attest is taken out of its ClientHello; the server wants it", Holds: "no key", inapplicable: handshakeOffers, run: runClientStrip},
+	{Name: "client-omit", About: "a client that does not attest, to a server that wants it", Holds: "the key of an attesting client's certificate, stolen", run: runClientOmit},
 	{Name: "downgrade-retry", About: "the client's challenge is changed after a HelloRetryRequest", Holds: "no key", inapplicable: handshakeOffers, run: runRetry},
 }
 
@@ -96,14 +98,17 @@ func (c *cell) relayFrom(m *machine) error {
 	if err != nil {
 		return err
 	}
-	c.say("client", "sends its challenge towards %s: %s", nameServer, c.challengeText())
 	cert, key := c.tik()
 	var link *presentation
 	obtain := func(s *speaker) (*presentation, error) {
 		var err error
 		if link, err = c.relay(m, s.client); err == nil {
-			c.say("attacker", "ends the connection itself, and forwards the challenge to %s on one of its own", m.name)
-			c.say(m.name, "attests, as to anybody")
+			if c.mode.handshake {
+				c.say("attacker", "ends the connection itself, and forwards the challenge to %s on one of its own", m.name)
+			} else {
+				c.say("attacker", "connects to %s as any client", m.name)
+			}
+			c.say(m.name, "attests, as to anybody%s", link.quoted())
 		}
 		return link, err
 	}
@@ -118,14 +123,17 @@ func (c *cell) relayFrom(m *machine) error {
 	})
 }
 
-func (c *cell) challengeText() string {
+// challengeText says what a ClientHello challenges the server with.
+func (c *cell) challengeText(client *hello) string {
 	switch {
 	case !c.mode.handshake:
-		return "none yet, it comes after the handshake"
+		return "no challenge yet, it comes after the handshake"
 	case c.mode.passport:
-		return "none, a result will do"
+		return "no challenge, a verifier's result will do"
+	case c.mode.early():
+		return "no nonce, its random " + short(client.random) + " and key share are challenge enough"
 	}
-	return "a nonce and a random, fresh"
+	return "nonce " + short(challenge(client)) + ", random " + short(client.random) + ", both fresh"
 }
 
 // runReplay and runCaptured show evidence that was made for another challenge: of an
@@ -165,7 +173,7 @@ func (c *cell) showCaptured(p, exported *presentation) error {
 	if err != nil {
 		return err
 	}
-	c.say("client", "connects, and gets that evidence with the stolen key behind it")
+	c.say("attacker", "ends the client's connection itself, with the stolen key, and shows that evidence")
 	cert, key := c.tik()
 	return c.terminate(raw, cert, key,
 		func(*speaker) (*presentation, error) { return p, nil },
@@ -261,7 +269,8 @@ func runR5(c *cell) error {
 	if c.victim.err == nil {
 		return nil
 	}
-	c.say("client", "%v", c.victim.err)
+	c.say("client", "refuses: %v", c.victim.err)
+	c.hear()
 	c.say("attacker", "tries again, with the server's own hello and a CertificateVerify of its own")
 	c.ends = nil
 	return c.r5(false)
@@ -429,10 +438,7 @@ func runD2(c *cell) error {
 	key := cert.PrivateKey.(crypto.Signer)
 	return c.terminate(raw, cert, key, func(s *speaker) (*presentation, error) {
 		c.say("attacker", "signs a quote for its own connection and key, with the measurements that the client wants to see")
-		attested := key
-		if c.mode.twoKeys {
-			attested = c.world.clientEK
-		}
+		attested := key // with two keys as well: it is the attacker's one
 		p, err := c.forge(c.world.compromised, s, attested.Public())
 		if err == nil && c.mode.twoKeys {
 			err = c.prove(p, s, attested, cert.Certificate[0])
@@ -476,7 +482,7 @@ func runStale(c *cell) error {
 	c.forward(raw, to)
 	<-e.done
 	if e.read != nil {
-		c.say("attacker", "reads %q on the machine", e.read)
+		c.later("attacker", "reads %q on the machine", e.read)
 	}
 	return nil
 }

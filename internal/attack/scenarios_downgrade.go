@@ -49,6 +49,12 @@ func (c *cell) onPath(server func(*tls.Config), change func(n int, client *hello
 		return err
 	}
 	c.made, c.attester = e.session, e
+	return c.between(raw, to, e.name, change)
+}
+
+// between passes on what a client and a server say to each other, with changes to the
+// ClientHellos.
+func (c *cell) between(raw, to net.Conn, server string, change func(n int, client *hello) *hello) error {
 	client := &speaker{raw: raw, role: attestext.RoleServer}
 	out := &speaker{raw: to, role: attestext.RoleClient}
 	for n := 0; ; n++ {
@@ -87,7 +93,7 @@ func (c *cell) onPath(server func(*tls.Config), change func(n int, client *hello
 		if !bytes.Equal(h.random, helloRetryRandom) {
 			break
 		}
-		c.say(e.name, "asks for another ClientHello (HelloRetryRequest)")
+		c.say(server, "asks for another ClientHello (HelloRetryRequest)")
 	}
 	c.forward(raw, to)
 	return nil
@@ -102,6 +108,66 @@ func runStrip(c *cell) error {
 	return c.onPath(nil, func(_ int, client *hello) *hello {
 		c.say("attacker", "takes the request for evidence out of the client's ClientHello")
 		return client.changed(without(client.exts, attestationExtensions()...))
+	})
+}
+
+// runClientStrip: the client attests, and the server wants it to; the attacker would
+// have the server believe that the client cannot.
+func runClientStrip(c *cell) error {
+	to, err := c.relyingServer()
+	if err != nil {
+		return err
+	}
+	raw, e, err := c.attestingClient(c.world.clientMachine(), nameOther)
+	if err != nil {
+		return err
+	}
+	c.made, c.attester = e.session, e
+	return c.between(raw, to, c.victim.name, func(_ int, client *hello) *hello {
+		c.say("attacker", "takes the offer to attest out of the client's ClientHello")
+		return client.changed(without(client.exts, attestationExtensions()...))
+	})
+}
+
+// runClientOmit: the attacker offers to attest, as it has to, and then shows the stolen
+// certificate alone.
+func runClientOmit(c *cell) error {
+	to, err := c.relyingServer()
+	if err != nil {
+		return err
+	}
+	key := newKey()
+	s, err := dial(to, clientHello(nameOther, key, c.offer()...), key)
+	if err != nil {
+		return err
+	}
+	if _, err := s.readFlight(); err != nil {
+		return c.refusal(err)
+	}
+	cert := c.world.client
+	if !c.mode.handshake {
+		if err := s.finish(); err != nil {
+			return err
+		}
+	} else {
+		c.say("attacker", "offers to attest, and shows the stolen certificate without evidence")
+		m := certificate(entry{data: cert.Certificate[0]})
+		transcript, err := cloneHash(s.transcript)
+		if err != nil {
+			return err
+		}
+		transcript.Write(m)
+		verify, err := signTranscript(cert.PrivateKey.(crypto.Signer), attestext.RoleClient, transcript)
+		if err != nil {
+			return err
+		}
+		if err := s.finish(m, verify); err != nil {
+			return c.refusal(err)
+		}
+	}
+	return c.exported(s, cert, cert.PrivateKey.(crypto.Signer), func(*speaker, []byte) (*presentation, error) {
+		c.say("attacker", "answers with an authenticator that says no")
+		return nil, nil
 	})
 }
 
@@ -185,7 +251,7 @@ func runVersion(c *cell) error {
 		return err
 	}
 	if b, err := io.ReadAll(io.LimitReader(s, int64(len(secret)))); err == nil && len(b) > 0 {
-		c.say("attacker", "reads %q", b)
+		c.later("attacker", "reads %q", b)
 	}
 	return nil
 }

@@ -74,22 +74,29 @@ func runReflection(c *cell) error {
 	})
 }
 
-// askClient has the client's machine attest, as a client, to a service of the
-// attacker's.
-func (c *cell) askClient(nonce []byte) (*presentation, error) {
-	m := c.world.clientMachine()
+// attestingClient starts an honest client that attests to the server of that name, and
+// returns the other side of its connection.
+func (c *cell) attestingClient(m *machine, server string) (net.Conn, *end, error) {
 	raw, attacker, err := c.loopback()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	e, err := c.run(m.name, attestext.RoleClient, raw, func(e *end) (*tls.Config, error) {
 		a, err := c.attesting(e, m)
-		cfg := &tls.Config{RootCAs: c.world.roots, ServerName: nameEvil, Certificates: []tls.Certificate{m.cert}, Attestation: a}
+		cfg := &tls.Config{RootCAs: c.world.roots, ServerName: server, Certificates: []tls.Certificate{m.cert}, Attestation: a}
 		if c.mode.only {
 			cfg.Certificates = nil
 		}
 		return cfg, err
 	}, c.attestAndRead(m))
+	return attacker, e, err
+}
+
+// askClient has the client's machine attest, as a client, to a service of the
+// attacker's.
+func (c *cell) askClient(nonce []byte) (*presentation, error) {
+	m := c.world.clientMachine()
+	attacker, e, err := c.attestingClient(m, nameEvil)
 	if err != nil {
 		return nil, err
 	}
@@ -97,7 +104,7 @@ func (c *cell) askClient(nonce []byte) (*presentation, error) {
 	if err != nil {
 		return nil, err
 	}
-	c.say("attacker", "has the client's own machine, which is a client of the attacker's service, attest to the same nonce")
+	c.say("attacker", "has the client's own machine, which is a client of the attacker's service, attest to the same challenge")
 	p := &presentation{made: e.session, attester: e, link: s}
 	evil := c.world.evil
 	if !c.mode.handshake {
@@ -217,7 +224,7 @@ func runOwnEvidence(c *cell) error {
 	for range c.exchanges() {
 		evidence, err := c.relayExported(p, random(32))
 		if err != nil {
-			c.say("attacker", "hears no more of the %s: refused", e.name)
+			c.later("attacker", "hears no more of the %s", e.name)
 			return nil
 		}
 		own = append(own, evidence)
@@ -307,7 +314,8 @@ func runSplice(c *cell) error {
 	if c.victim.err == nil {
 		return nil
 	}
-	c.say(c.victim.name, "%v", c.victim.err)
+	c.say(c.victim.name, "refuses: %v", c.victim.err)
+	c.hear()
 	c.say("attacker", "tries again, and challenges the first server with the second one's nonce")
 	c.ends = nil
 	return c.splice(false)
@@ -347,7 +355,7 @@ func (c *cell) splice(sameHello bool) error {
 	if err != nil {
 		return err
 	}
-	c.say(p.attester.name, "attests as a server, as to anybody")
+	c.say(p.attester.name, "attests as a server, as to anybody%s", p.quoted())
 	evil := c.world.evil
 	mine := evil.PrivateKey.(crypto.Signer)
 	if !c.mode.handshake {
