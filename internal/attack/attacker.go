@@ -368,6 +368,9 @@ func (c *cell) exported(s *speaker, cert tls.Certificate, key crypto.Signer, mor
 func (c *cell) listen(s *speaker) error {
 	b, err := s.readData()
 	if err != nil {
+		if errors.As(err, new(*alertError)) {
+			return c.refusal(err)
+		}
 		c.later("attacker", "hears no more of the %s", c.victim.name)
 		return nil
 	}

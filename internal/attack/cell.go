@@ -68,16 +68,21 @@ func (c *cell) hear() {
 	c.story, c.heard = append(c.story, c.heard...), nil
 }
 
+// reattests is how many exported authenticators a relying party asks for after that of
+// the mode, if it has one.
+func (c *cell) reattests() int {
+	if c.mitigation.Name == mitigationReattest {
+		return 1
+	}
+	return 0
+}
+
 // exchanges is how many exported authenticators a relying party asks for.
 func (c *cell) exchanges() int {
-	n := 0
 	if c.mode.exchange {
-		n++
+		return 1 + c.reattests()
 	}
-	if c.mitigation.Name == mitigationReattest {
-		n++
-	}
-	return n
+	return c.reattests()
 }
 
 // An end is an honest end of a connection: this module's tls, as anybody uses it.
@@ -155,7 +160,6 @@ func (c *cell) run(name string, role attestext.Role, raw net.Conn, config func(*
 	}
 	cfg.Time = c.world.clock
 	cfg.KeyLogWriter = &e.keys
-	cfg.SessionTicketsDisabled = role == attestext.RoleServer && !c.mode.handshake
 	if role == attestext.RoleClient {
 		e.conn = tls.Client(e.wire, cfg)
 	} else {
@@ -218,8 +222,7 @@ func (c *cell) clientWith(change func(*tls.Config)) (net.Conn, error) {
 // trust is what the client does on a connection that it has accepted: exported
 // authenticators, if it asks for them, and then it tells its secret.
 func (c *cell) trust(e *end) error {
-	n := c.exchanges()
-	if n > 0 {
+	if n := c.reattests(); n > 0 {
 		s, err := e.exported()
 		if err != nil {
 			return err
@@ -228,8 +231,8 @@ func (c *cell) trust(e *end) error {
 		if err != nil {
 			return err
 		}
-		for i := range n {
-			if c.compromise != nil && (i > 0 || !c.mode.exchange) {
+		for range n {
+			if c.compromise != nil {
 				c.compromise()
 			}
 			if _, err := exportedauth.Exchange(c.ctx, e.conn, s, cfg); err != nil {
@@ -271,7 +274,7 @@ func (c *cell) serverWith(m *machine, change func(*tls.Config)) (net.Conn, *end,
 // it answers requests for exported authenticators, and reads what it is told.
 func (c *cell) attestAndRead(m *machine) func(*end) error {
 	return func(e *end) error {
-		if n := c.exchanges(); n > 0 {
+		if n := c.reattests(); n > 0 {
 			s, err := e.exported()
 			if err != nil {
 				return err

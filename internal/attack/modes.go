@@ -93,6 +93,26 @@ func (m *Mode) publicInputs() bool {
 // early reports whether draft-fossati-seat-early-attestation is spoken in the handshake.
 func (m *Mode) early() bool { return m.form == tls.FormEarly }
 
+// tlsMode is what an AttestationConfig calls the mode.
+func (m *Mode) tlsMode() tls.AttestationMode {
+	switch {
+	case m.handshake && m.exchange:
+		return tls.Combined
+	case m.exchange:
+		return tls.PostHandshake
+	}
+	return tls.InHandshake
+}
+
+// carriage has exported authenticators travel as the first application data, which the
+// attacker can speak without private extensions.
+func (m *Mode) carriage() tls.AttestationCarriage {
+	if m.exchange {
+		return tls.CarriageLeading
+	}
+	return tls.CarriageAuto
+}
+
 // A view is what one end knows when evidence is made or appraised.
 type view struct {
 	client *hello
@@ -244,10 +264,7 @@ func (c *cell) local() (*verifier.Local, error) {
 // relying returns what makes an honest end ask its peer for evidence, of the mode that
 // it is to be.
 func (c *cell) relying(e *end) (*tls.AttestationConfig, error) {
-	if !c.mode.handshake {
-		return nil, nil
-	}
-	a := &tls.AttestationConfig{Form: c.mode.form, PeerBinding: c.mode.binding, PeerAttestedKey: c.mode.twoKeys}
+	a := &tls.AttestationConfig{Mode: c.mode.tlsMode(), Carriage: c.mode.carriage(), Form: c.mode.form, PeerBinding: c.mode.binding, PeerAttestedKey: c.mode.twoKeys}
 	if c.mode.passport {
 		v, err := c.resultsVerifier()
 		a.ResultsVerifier = v
@@ -295,10 +312,7 @@ func (w *world) clientMachine() *machine {
 
 // attesting returns what makes an honest end attest.
 func (c *cell) attesting(e *end, m *machine) (*tls.AttestationConfig, error) {
-	if !c.mode.handshake {
-		return nil, nil
-	}
-	a := &tls.AttestationConfig{Form: c.mode.form, Binding: c.mode.binding}
+	a := &tls.AttestationConfig{Mode: c.mode.tlsMode(), Carriage: c.mode.carriage(), Form: c.mode.form, Binding: c.mode.binding}
 	switch {
 	case c.mode.passport:
 		h, err := c.world.results(m.cert.PrivateKey.(crypto.Signer).Public())

@@ -47,7 +47,7 @@ var Scenarios = []*Scenario{
 	{Name: "downgrade-strip", About: "the request for evidence is taken out of the ClientHello", Holds: "no key", inapplicable: handshakeOffers, run: runStrip},
 	{Name: "downgrade-ignore", About: "a server that does not answer the request for evidence", Holds: holdsTIK, run: runIgnore},
 	{Name: "downgrade-version", About: "a server that speaks TLS 1.2", Holds: holdsTIK, run: runVersion},
-	{Name: "downgrade-resumption", About: "a session without evidence is resumed, though the client does not offer to", Holds: holdsTIK + "; the secrets of an earlier session of the client", inapplicable: resumable, run: runResumption},
+	{Name: "downgrade-resumption", About: "a session without evidence is resumed, though the client does not offer to", Holds: holdsTIK + "; the secrets of an earlier session of the client", run: runResumption},
 	{Name: "downgrade-early-data", About: "early data is accepted, though the client does not offer it", Holds: holdsTIK, run: runEarlyData},
 	{Name: "downgrade-type", About: "a type of evidence, or a verifier, is selected that the client did not offer", Holds: holdsTIK, inapplicable: noNegotiation, run: runType},
 	{Name: "downgrade-entry", About: "evidence comes in a later CertificateEntry than the first", Holds: holdsTIK, run: runEntry},

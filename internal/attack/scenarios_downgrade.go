@@ -31,13 +31,6 @@ func noNegotiation(m *Mode) string {
 	return ""
 }
 
-func resumable(m *Mode) string {
-	if !m.handshake {
-		return "a resumed connection is asked for evidence like any other"
-	}
-	return ""
-}
-
 // onPath stands between the client and the genuine server, and changes ClientHellos.
 func (c *cell) onPath(server func(*tls.Config), change func(n int, client *hello) *hello) error {
 	raw, err := c.client()
@@ -237,23 +230,7 @@ func runIgnore(c *cell) error {
 // runVersion has a server that speaks TLS 1.2.
 func runVersion(c *cell) error {
 	c.say("attacker", "ends the connection itself, and speaks TLS 1.2")
-	if c.mode.handshake {
-		return c.terminateWith(func(h *hello) { h.exts = without(h.exts, extSupportedVersions) }, nil)
-	}
-	// A client that knows nothing of evidence in its handshake goes on, so that the
-	// attacker needs a server of TLS 1.2: it takes one off the shelf.
-	raw, err := c.client()
-	if err != nil {
-		return err
-	}
-	s := tls.Server(raw, &tls.Config{Certificates: []tls.Certificate{c.world.server}, MaxVersion: tls.VersionTLS12, Time: c.world.clock})
-	if err := s.HandshakeContext(c.ctx); err != nil {
-		return err
-	}
-	if b, err := io.ReadAll(io.LimitReader(s, int64(len(secret)))); err == nil && len(b) > 0 {
-		c.later("attacker", "reads %q", b)
-	}
-	return nil
+	return c.terminateWith(func(h *hello) { h.exts = without(h.exts, extSupportedVersions) }, nil)
 }
 
 // runResumption: before it was told to ask for evidence, the client had a session with

@@ -256,7 +256,7 @@ func (c *cell) both(e *end, m *machine) (*tls.AttestationConfig, error) {
 // attestAndTrust is what an honest end does that attests and asks, when its handshake
 // is complete.
 func (c *cell) attestAndTrust(e *end, m *machine) error {
-	if c.exchanges() > 0 {
+	if n := c.reattests(); n > 0 {
 		s, err := e.exported()
 		if err != nil {
 			return err
@@ -267,7 +267,7 @@ func (c *cell) attestAndTrust(e *end, m *machine) error {
 		}
 		answers := c.answers(m)
 		cfg.Identities, cfg.Attester = answers.Identities, answers.Attester
-		for range c.exchanges() {
+		for range n {
 			if _, err := exportedauth.Exchange(c.ctx, e.conn, s, cfg); err != nil {
 				return err
 			}
