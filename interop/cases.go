@@ -37,6 +37,7 @@ type Case struct {
 	attests []side // who presents evidence or results
 	only    bool   // in place of a certificate
 	draft08 bool   // the rule of the draft, else the hardened one
+	form    string // revision of the early draft, else that of tls-attest
 	twoKeys bool   // the evidence covers a key of its own, and both keys sign
 	page    bool   // the peer is a browser, which may connect several times
 
@@ -148,6 +149,9 @@ func (f *flags) args() []string {
 	if c.exchanges() {
 		args = append(args, "--mode", c.Mode, "--carriage", "leading")
 	}
+	if c.form != "" {
+		args = append(args, "--mode", modeEarly, "--early-form", c.form)
+	}
 	if f.attest+f.verify != "" {
 		if c.only {
 			args = append(args, "--credential", "attestation-only", "--allow-attestation-only")
@@ -200,6 +204,13 @@ var (
 
 	mustExportedFinished = Must{"a Finished message, computed as HMAC over the transcript under the Finished MAC key", "RFC 9261, 5.2.3"}
 
+	mustEarlyBinder   = Must{"Both peers derive a single attestation base from the same transcript checkpoint, ClientHello...ServerHello", "draft-fossati-seat-early-attestation-06, 5.1.1"}
+	mustEarlyRejected = Must{"If the peer's Evidence is rejected (binder mismatch, failed Evidence appraisal, or malformed CMW), the receiver MUST send an attestation_failed fatal alert", "draft-fossati-seat-early-attestation-06, 5.1.2"}
+	mustEarlyKey      = Must{"the signed Evidence MUST include an Attestation Binder generated using the hash of the TIK public key", "draft-fossati-seat-early-attestation-06, 5.2"}
+	mustEarlyScheme   = Must{"Both schemes selected for chosen_server_scheme and chosen_client_scheme MUST be selected from the schemes provided in the remoteAttestation extension sent in the ClientHello", "draft-fossati-seat-early-attestation-06, 7.2"}
+	mustEarlyCommon   = Must{"it does not have any remote attestation scheme in common with the client. Then, the server terminates the session with a fatal alert of type \"unsupported_attestation_schemes\"", "draft-fossati-seat-early-attestation-06, 7.2"}
+	mustEarlyMissing  = Must{"the end that requires it sends attestation_required. So does one that was promised evidence and got none", "docs/DESIGN.md, Decisions"}
+
 	mustTwoKeys = Must{"both keys signed this session, each naming the other", "docs/SECURITY.md, Two keys"}
 
 	mustRule     = Must{"both ends are configured alike, and a mismatch is bad_certificate", "docs/DESIGN.md, Decisions"}
@@ -235,6 +246,7 @@ func Cases() []*Case {
 	passportCases(add)
 	twoKeyCases(add)
 	exchangeCases(add)
+	earlyCases(add)
 	wrongCases(add)
 	return all
 }
@@ -494,6 +506,52 @@ func exchangeCases(add func(Case)) {
 	}
 }
 
+// earlyCases are handshakes with evidence or results as the early draft has them, in
+// revision -06 and where it stands in the id in -03.
+func earlyCases(add func(Case)) {
+	for _, who := range whos {
+		base := Case{
+			ID: "early." + who.name, About: "who attests by draft-fossati-seat-early-attestation-06: " + who.name, Mode: modeEarly, roles: both, attests: who.who,
+			form: early06, Must: mustEarlyBinder, Quick: true,
+		}
+		add(base)
+		for _, v := range []struct {
+			name, about string
+			expect      expectation
+		}{
+			{"hrr", "after a HelloRetryRequest", expectation{retry: true}},
+			{"aes256", "under SHA-384", expectation{suite: 0x1302}},
+		} {
+			c := base
+			c.ID, c.About, c.expect, c.Quick = c.ID+"."+v.name, c.About+", "+v.about, v.expect, false
+			add(c)
+		}
+		passport := base
+		passport.ID, passport.Mode, passport.Quick, passport.Must = base.ID+".passport", modePassport, false, mustEarlyScheme
+		passport.About += ", with a result"
+		add(passport)
+		old := base
+		old.ID, old.form, old.Quick = "early-03."+who.name, early03, false
+		old.About = "who attests by revision -03: " + who.name
+		add(old)
+		strong := old
+		strong.ID, strong.About, strong.expect.suite = old.ID+".aes256", old.About+", under SHA-384", 0x1302
+		add(strong)
+		if len(who.who) > 1 {
+			continue
+		}
+		own := base
+		own.ID, own.About = base.ID+".own", base.About+", with evidence of the peer's own making, appraised through exec:"
+		own.roles, own.fork, own.Quick = who.who, appraiseOwn, false
+		add(own)
+		misread := base
+		misread.ID, misread.About = base.ID+".misread", "the peer expects the binder of revision -03, and notices that it is another"
+		misread.roles, misread.Must, misread.Quick = []side{who.who[0].other()}, mustEarlyRejected, false
+		misread.expect = expectation{alert: alertAttestationFailed, byPeer: true}
+		add(misread)
+	}
+}
+
 // wrongCases are handshakes in which the peer does wrong, and the fork refuses.
 func wrongCases(add func(Case)) {
 	wrong := func(role side, name, about string, alert uint8, must Must, more ...func(*Case)) {
@@ -590,6 +648,29 @@ func wrongCases(add func(Case)) {
 	wrong(server, "expat-refusal", "declines to authenticate", alertHandshakeFailure, mustRequired, after)
 	wrong(client, "expat-other-context", "evidence over the context of another request", alertBadCertificate, mustExported, after)
 	wrong(client, "expat-no-evidence", "an authenticator without evidence", alertCertificateRequired, mustSendC, after)
+
+	early := func(c *Case) { c.Mode, c.form = modeEarly, early06 }
+	earlyOfServer := func(c *Case) { early(c); c.attests = []side{server} }
+	for _, role := range both {
+		wrong(role, "early-wrong-binder", "evidence over a binder with one bit changed", alertAttestationFailed, mustEarlyRejected, early, quick)
+		wrong(role, "early-wrong-key", "evidence over another key", alertAttestationFailed, mustEarlyKey, early)
+		wrong(role, "early-no-evidence", "agrees to attest and sends a certificate alone", alertAttestationRequired, mustEarlyMissing, early, quick)
+	}
+	wrong(server, "early-first-hello-binder", "evidence over ClientHello alone", alertAttestationFailed, mustEarlyBinder, early)
+	wrong(server, "early-other-rule", "evidence under the hardened rule", alertAttestationFailed, mustEarlyBinder, early)
+	wrong(server, "early-wrong-measurement", "a machine that the policy does not know", alertAttestationFailed, mustEarlyRejected, early)
+	wrong(server, "early-bad-signature", "a quote with one bit changed", alertAttestationFailed, mustEarlyRejected, early)
+	wrong(server, "early-malformed", "evidence that is no CMW", alertAttestationFailed, mustEarlyRejected, early)
+	wrong(server, "early-no-answer", "does not say that it attests", alertAttestationRequired, mustEarlyMissing, early, quick)
+	wrong(server, "early-unoffered-scheme", "chooses a scheme that was not offered", alertIllegalParameter, mustEarlyScheme, early)
+	wrong(server, "early-trailing-byte", "a byte too many behind the scheme", alertDecodeError, mustParse, early)
+	wrong(server, "early-other-form", "answers with evidence_request", alertUnsupportedExt, mustAsked, early)
+	wrong(client, "early-no-offer", "offers nothing to a server that requires it", alertAttestationRequired, mustEarlyMissing, early)
+	wrong(client, "early-no-common-scheme", "offers a type that the server does not know", alertUnsupportedSchemes, mustEarlyCommon, early, quick)
+	wrong(client, "early-no-common-direction", "asks for a type that the server cannot make", alertUnsupportedSchemes, mustEarlyCommon, earlyOfServer)
+	wrong(client, "early-unknown-mechanism", "asks for a mechanism that does not exist", alertDecodeError, mustParse, earlyOfServer)
+	wrong(client, "early-trailing-byte", "a byte too many behind the schemes", alertDecodeError, mustParse, earlyOfServer)
+	wrong(client, "early-no-certificate", "agrees to attest and sends an empty Certificate", alertAttestationRequired, mustEarlyMissing, early)
 
 	two := func(c *Case) { c.twoKeys = true }
 	result := func(c *Case) { c.Mode = modePassport }

@@ -333,30 +333,36 @@ func (c *conversation) first(from side, typ uint8, skip int) *message {
 // toServerHello returns the hash of the messages up to ServerHello, of which a
 // HelloRetryRequest's first ClientHello is replaced by its hash (RFC 8446, 4.4.1).
 func (c *conversation) toServerHello() ([]byte, error) {
+	t, err := c.upTo(server, typeServerHello)
+	return sum(c.hash(), t), err
+}
+
+// upTo returns the messages of the handshake up to one of a type from a side, with the
+// same replacement.
+func (c *conversation) upTo(from side, typ uint8) ([]byte, error) {
 	var t []byte
 	for i := range c.messages {
 		m := &c.messages[i]
 		if m.record != recordHandshake {
 			continue
 		}
+		retry := false
 		if m.handshakeType() == typeServerHello {
 			h, err := parseServerHello(m.body())
 			if err != nil {
 				return nil, err
 			}
-			if h.retry {
+			if retry = h.retry; retry {
 				first := sum(suiteHash(h.suite), t)
 				t = append([]byte{typeMessageHash, 0, 0, byte(len(first))}, first...)
 			}
-			t = append(t, m.data...)
-			if !h.retry {
-				return sum(c.hash(), t), nil
-			}
-			continue
 		}
 		t = append(t, m.data...)
+		if m.from == from && m.handshakeType() == typ && !retry {
+			return t, nil
+		}
 	}
-	return nil, errors.New("there is no ServerHello")
+	return nil, fmt.Errorf("the %v sent no message of type %d", from, typ)
 }
 
 // binder computes the channel binder of draft-fossati-tls-attestation-08 from the

@@ -15,7 +15,8 @@ Written by ` + "`atls interop --update`" + `; do not edit.
 
 ` + "`go run ./cmd/atls interop`" + ` has ` + "`atls`" + ` and other TLS stacks talk to each other, and reads from a capture and a key log
 what was said. Nothing is taken from what an end says about itself: the binder is computed once more, from the
-Handshake Secret that the peer has logged and that has to fit the traffic, and looked for in the evidence.
+Handshake Secret that the peer has logged and that has to fit the traffic, or where it is public (early) from the messages
+alone, and looked for in the evidence.
 Peers that verify compute it from their own secrets, and cases in which the fork attests wrongly show that they do.
 
 ` + "`ok*`" + ` is a cell in which evidence or a result was presented and accepted; ` + "`-`" + `: the stack cannot do this.
@@ -69,6 +70,7 @@ against without this program.
   attestation_evidence is not. So it verifies evidence and results in the handshake, in both roles, and presents evidence after it.
 - Evidence is of a TEE in software. The quotes of other stacks are by the same one, which a peer asks for a signature over
   64 bytes, or in cases named "own" evidence of the peer's own making.
+- Early attestation, in both revisions, is with Scapy alone.
 - The authenticators of C peers and of Node are of this project, on the exporter of their stacks: no stack has them built in.
 - Binding and messages are read from the capture; whether a peer has verified a signature is known from what it refuses.
 `)

@@ -297,6 +297,15 @@ func FuzzVerdict(f *testing.F) {
 		f.Fatal(err)
 	}
 	f.Add(b, uint8(0))
+	early, err := os.ReadFile(recordedEarly)
+	if err != nil {
+		f.Fatal(err)
+	}
+	for i, c := range Cases() {
+		if c.ID == "early.both.hrr" {
+			f.Add(early, uint8(i))
+		}
+	}
 	cases := Cases()
 	f.Fuzz(func(t *testing.T, b []byte, n uint8) {
 		defer fuzzbound.Check(t, len(b))()

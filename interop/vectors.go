@@ -150,12 +150,20 @@ func (c *Case) attestations(conv *conversation, who side) ([]attestation, error)
 	}
 	var all []attestation
 	if c.Mode != modeExpat {
-		evidence, spki, err := conv.evidence(who)
+		evidence, spki, err := conv.evidence(who, c.form)
 		if err != nil || evidence == nil {
 			return nil, err
 		}
 		a := attestation{Attester: who.String(), Stage: "handshake", SPKI: hex.EncodeToString(spki), Evidence: hex.EncodeToString(evidence)}
-		if c.Mode != modePassport {
+		switch {
+		case c.Mode == modePassport:
+		case c.form != "":
+			binder, err := conv.earlyBinder(c.form, who, spki)
+			if err != nil {
+				return nil, err
+			}
+			a.Binder, a.Value = hex.EncodeToString(binder), hex.EncodeToString(earlyValue(binder))
+		default:
 			nonce, err := conv.nonce(who)
 			if err != nil {
 				return nil, err

@@ -186,9 +186,12 @@ func (c *Case) presented(conv *conversation, who side) error {
 	if err != nil {
 		return err
 	}
-	evidence, spki, err := conv.evidence(who)
+	evidence, spki, err := conv.evidence(who, c.form)
 	if err != nil {
 		return err
+	}
+	if c.form == early06 {
+		return c.presentedEarly(conv, who, evidence, spki)
 	}
 	selection, selected := find(answers, typ)
 	if !c.has(who) || c.Mode == modeExpat {
@@ -209,10 +212,8 @@ func (c *Case) presented(conv *conversation, who side) error {
 	if (spki == nil) != c.only {
 		return errors.New("evidence beside a certificate, want it in place of one, or the other way round")
 	}
-	for _, m := range conv.messages {
-		if m.handshakeType() == typeNewSessionTicket {
-			return errors.New("there is a session ticket on a connection that attests")
-		}
+	if conv.hasTicket() {
+		return errTicket
 	}
 	hello, err := conv.lastClientHello()
 	if err != nil {
@@ -228,10 +229,21 @@ func (c *Case) presented(conv *conversation, who side) error {
 	return c.checkEvidence(conv, who, offer, selection, evidence, spki)
 }
 
+var errTicket = errors.New("there is a session ticket on a connection that attests")
+
+// hasTicket reports whether the server sent a session ticket.
+func (conv *conversation) hasTicket() bool {
+	return slices.ContainsFunc(conv.messages, func(m message) bool { return m.handshakeType() == typeNewSessionTicket })
+}
+
 // evidence returns what an end's Certificate carries, and the key that it has to cover:
 // that of the certificate, or with two keys the attested one; nil where the evidence is
-// in place of a certificate.
-func (conv *conversation) evidence(who side) (evidence, spki []byte, err error) {
+// in place of a certificate. form is a revision of the early draft, or empty.
+func (conv *conversation) evidence(who side, form string) (evidence, spki []byte, err error) {
+	typ := uint16(extAttestationEvidence)
+	if form == early06 {
+		typ = extRemoteAttestation
+	}
 	m := conv.first(who, typeCertificate, 0)
 	if m == nil {
 		return nil, nil, nil
@@ -248,11 +260,15 @@ func (conv *conversation) evidence(who side) (evidence, spki []byte, err error) 
 		return entries[0].data, nil, nil
 	}
 	for i, e := range entries {
-		if data, ok := find(e.extensions, extAttestationEvidence); ok {
+		if data, ok := find(e.extensions, typ); ok {
 			if i > 0 {
 				return nil, nil, errors.New("evidence is not in the first entry")
 			}
-			evidence = data
+			if evidence = data; form != "" {
+				if evidence, err = earlyPayload(data); err != nil {
+					return nil, nil, err
+				}
+			}
 		}
 	}
 	if proof, ok := find(entries[0].extensions, extAttestedKeyProof); ok {
@@ -289,13 +305,17 @@ func (c *Case) checkEvidence(conv *conversation, who side, offer, selection, evi
 		return errors.New("the offer does not parse")
 	}
 	sel := cryptobyte.String(selection)
-	chosen, err := readType(&sel)
+	read := readType
+	if c.form != "" {
+		read = readFormat
+	}
+	chosen, err := read(&sel)
 	if err != nil {
 		return err
 	}
 	offered := false
 	for !types.Empty() {
-		t, err := readType(&types)
+		t, err := read(&types)
 		if err != nil {
 			return err
 		}
@@ -303,6 +323,9 @@ func (c *Case) checkEvidence(conv *conversation, who side, offer, selection, evi
 	}
 	if !offered {
 		return errors.New("the selected type was not offered")
+	}
+	if c.form != "" {
+		return c.carriesEarly(conv, who, evidence, spki)
 	}
 	if (chosen[0] == 0) != c.only {
 		return fmt.Errorf("the selected credential_kind is %d", chosen[0])
@@ -390,17 +413,19 @@ func reportData(who side, binder, spki []byte) []byte {
 // readType returns the bytes of an EvidenceType.
 func readType(s *cryptobyte.String) ([]byte, error) {
 	before := []byte(*s)
-	var kind, encoding uint8
-	var text cryptobyte.String
-	ok := s.ReadUint8(&kind) && s.ReadUint8(&encoding)
-	switch {
-	case ok && encoding == 0:
-		ok = s.Skip(2)
-	case ok && encoding == 1:
-		ok = s.ReadUint16LengthPrefixed(&text)
-	default:
-		ok = false
+	if !s.Skip(1) {
+		return nil, errors.New("an evidence type does not parse")
 	}
+	_, err := readFormat(s)
+	return before[:len(before)-len(*s)], err
+}
+
+// readFormat returns the bytes of an EvidenceType without its credential_kind.
+func readFormat(s *cryptobyte.String) ([]byte, error) {
+	before := []byte(*s)
+	var encoding uint8
+	var text cryptobyte.String
+	ok := s.ReadUint8(&encoding) && (encoding == 0 && s.Skip(2) || encoding == 1 && s.ReadUint16LengthPrefixed(&text))
 	if !ok {
 		return nil, errors.New("an evidence type does not parse")
 	}
@@ -429,6 +454,11 @@ func (c *Case) checkResult(offer, selection, evidence, spki []byte) error {
 	if !offered {
 		return errors.New("the selected verifier was not offered")
 	}
+	return c.namesKey(evidence, spki)
+}
+
+// namesKey checks that there is a result, which names the key where the rule says so.
+func (c *Case) namesKey(evidence, spki []byte) error {
 	parts := bytes.Split(evidence, []byte("."))
 	for _, p := range parts {
 		claims, err := base64.RawURLEncoding.DecodeString(string(p))

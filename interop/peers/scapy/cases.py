@@ -13,12 +13,16 @@ WRONG = {
         "expat-bad-finished", "expat-refusal",
         "two-keys-bad-proof", "two-keys-no-proof", "two-keys-unasked", "result-other-key", "result-bad-signature", "token-other-session",
         "token-unvouched-key",
+        "early-wrong-binder", "early-first-hello-binder", "early-other-rule", "early-wrong-key", "early-wrong-measurement", "early-bad-signature",
+        "early-malformed", "early-no-evidence", "early-no-answer", "early-unoffered-scheme", "early-trailing-byte", "early-other-form",
     },
     "client": {
         "no-offer", "no-common-type", "request-no-common-type", "request-no-common-verifier", "short-nonce", "empty-list", "trailing-byte",
         "unknown-encoding", "new-nonce-after-hrr", "dropped-after-hrr", "no-evidence", "no-certificate", "unasked-evidence", "malformed",
         "wrong-binder", "wrong-role", "wrong-key", "bad-signature", "wrong-measurement", "expat-other-context", "expat-no-evidence",
         "two-keys-bad-proof", "result-other-key", "token-other-session",
+        "early-no-offer", "early-no-common-scheme", "early-no-common-direction", "early-unknown-mechanism", "early-trailing-byte", "early-wrong-binder",
+        "early-wrong-key", "early-no-evidence", "early-no-certificate",
     },
 }
 
@@ -34,6 +38,8 @@ class Plan:
         self.exchange = False     # in exported authenticators after it
         self.only = False         # in place of a certificate
         self.draft08 = False
+        self.early = None         # revision of draft-fossati-seat-early-attestation
+        self.misreads = False     # as the relying party, expect the binder of another revision
         self.two_keys = False     # evidence covers another key than the certificate's, and both sign
         self.snp = False          # SEV-SNP, else TDX
         self.own = False          # this end's evidence is of its own making
@@ -104,6 +110,23 @@ def plan(case, role):
             else:
                 return None
         return p
+    if head in ("early", "early-03") and rest:
+        p.early = 3 if head == "early-03" else 6
+        p.attests = {"server": {"server"}, "client": {"client"}, "both": {"server", "client"}}.get(rest.pop(0), set())
+        for word in rest:
+            if word == "hrr":
+                p.retry = True
+            elif word in SUITES:
+                p.suite = SUITES[word]
+            elif word == "own" and role in p.attests:
+                p.own = True
+            elif word == "passport":
+                p.results = True
+            elif word == "misread" and role not in p.attests:
+                p.misreads = p.fails = True
+            else:
+                return None
+        return p if p.attests else None
     if head == "two-keys" and len(rest) == 1:
         p.attests = {"server": {"server"}, "client": {"client"}, "both": {"server", "client"}}.get(rest[0], set())
         p.two_keys = True
@@ -135,6 +158,12 @@ def plan(case, role):
         p.two_keys = p.wrong.startswith("two-keys-")
         p.only = p.wrong.startswith("token-")
         p.results = p.results or p.wrong.startswith("result-")
+        if p.wrong.startswith("early-"):
+            p.early = 6
+            if p.wrong in ("early-no-offer", "early-no-answer"):
+                p.attests = set()
+            if p.wrong in ("early-no-common-direction", "early-unknown-mechanism") or role == "client" and p.wrong == "early-trailing-byte":
+                p.attests = {"server"}
         if p.wrong.startswith("expat-"):
             p.exchange, p.handshake, p.client_cert = True, False, role == "client"
         return p

@@ -42,7 +42,7 @@ def hardened(role, binder, spki):
 
 
 def report_data(p, role, binder, spki):
-    return binder.ljust(64, b"\0") if p.draft08 else hardened(role, binder, spki)
+    return binder.ljust(64, b"\0") if p.draft08 or p.early else hardened(role, binder, spki)
 
 
 def certs(name):

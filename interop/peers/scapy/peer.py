@@ -18,6 +18,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+import early
 import evidence
 import expat
 import tls13
@@ -37,6 +38,8 @@ def evidence_type(kind, media_type):
 
 def my_type(p, attester):
     """The type of evidence that an end is to present."""
+    if p.early:  # there is no kind of credential
+        return evidence_type(0, evidence.OWN if p.own and attester == p.role else evidence.TSM)[1:]
     if p.own and attester == p.role:
         return evidence_type(1, evidence.OWN)
     return evidence_type(0, evidence.BUNDLE) if p.only else evidence_type(1, evidence.TSM)
@@ -49,7 +52,7 @@ def verifiers(p):
 
 def request_extension(p, nonce):
     """What the client asks of the server, if it asks."""
-    if not p.presents("server"):
+    if not p.presents("server") or p.early == 6:
         return []
     if p.results:
         return [(RESULTS_REQUEST, vec(1, verifiers(p)))]
@@ -62,7 +65,7 @@ def request_extension(p, nonce):
         types = bytes([1, 7]) + types[2:]
     if p.wrong == "short-nonce":
         nonce = nonce[:7]
-    body = vec(1, types) + vec(1, nonce)
+    body = vec(1, types) + (vec(1, nonce) if not p.early else b"")
     if p.wrong == "trailing-byte":
         body += b"\0"
     return [(EVIDENCE_REQUEST, body)]
@@ -70,7 +73,7 @@ def request_extension(p, nonce):
 
 def proposal_extension(p):
     """What the client offers to present, if it does."""
-    if not p.presents("client"):
+    if not p.presents("client") or p.early == 6:
         return []
     if p.results:
         return [(RESULTS_PROPOSAL, vec(1, verifiers(p)))]
@@ -95,15 +98,15 @@ def certificate(c, p, nonce):
     body = lambda entries: vec(1, c.request_context) + vec(3, b"".join(entries))
     if p.wrong == "unasked-evidence":
         return body([entry(der, [(EVIDENCE, evidence.make_report(bytes(64)))])]), key
-    if not p.presents(ROLE) or p.wrong == "no-evidence":
+    if not p.presents(ROLE) or p.wrong in ("no-evidence", "early-no-evidence"):
         return body([entry(der, [])]), key
-    if p.wrong == "no-certificate":
+    if p.wrong in ("no-certificate", "early-no-certificate"):
         return body([]), None
     ek = ec.generate_private_key(ec.SECP256R1()) if p.two_keys else None
     cmw = present(c, p, nonce, ek or key)
     if p.only:
         return body([entry(cmw, [])]), key
-    ext = [(EVIDENCE, cmw)]
+    ext = [early.carry(p, cmw)] if p.early else [(EVIDENCE, cmw)]
     if ek and p.wrong != "two-keys-no-proof":
         scheme, sig = tls13.sign(ek, key_proof(c, p, ROLE, c.transcript, der, cmw if p.wrong != "two-keys-bad-proof" else b""))
         ext.append((KEY_PROOF, scheme.to_bytes(2, "big") + vec(2, spki_of(ek.public_key())) + vec(2, sig)))
@@ -126,6 +129,8 @@ def present(c, p, nonce, key):
     """The evidence or result that this end shows."""
     if p.results:
         return evidence.make_result(p.other() if p.wrong == "result-other-key" else ROLE, p.wrong == "result-bad-signature")
+    if p.early:
+        return early.present(c, p, spki_of(key.public_key()))
     binder = c.binder(nonce)
     if p.wrong == "wrong-binder":
         binder = bytes([binder[0] ^ 1]) + binder[1:]
@@ -175,12 +180,14 @@ def check_peer(c, p, nonce, body, verify_signature):
         key = cert.public_key()
         with open(evidence.certs("ca.pem"), "rb") as f:
             evidence.verify_certificate(cert, x509.load_pem_x509_certificate(f.read()))
-        cmw = ext.pop(EVIDENCE, None)
+        cmw = early.carried(p, ext) if p.early else ext.pop(EVIDENCE, None)
         if p.presents(who):
             if cmw is None:
                 raise Refused("there is no evidence", 40)
             if p.results:
                 evidence.verify_result(p, cmw, spki_of(key))
+            elif p.early:
+                early.verify(c, p, who, cmw, spki_of(key))
             else:
                 spki = check_key_proof(c, p, who, data, cmw, ext) if p.two_keys else spki_of(key)
                 evidence.verify_evidence(p, who, cmw, None, c.binder(nonce), spki)
@@ -224,7 +231,7 @@ def client(c, p):
     if p.retry:
         groups, share = [X448, P256], X448
     sid = os.urandom(32)
-    more = request_extension(p, nonce) + proposal_extension(p)
+    more = early.offer(p, my_type, verifiers) if p.early == 6 else request_extension(p, nonce) + proposal_extension(p)
     if p.two_keys and p.presents("server"):
         more.append((KEY_PROOF, b""))
     c.send_client_hello(suites, groups, share, sid, more)
@@ -239,17 +246,25 @@ def client(c, p):
             raise Refused("a second HelloRetryRequest", 10)
     ext = Reader(c.receive(ENCRYPTED_EXTENSIONS)[1]).extensions()
     mine = None
-    if p.presents("server"):
+    if p.early == 6:
+        early.check_choice(p, ext, "server", my_type, verifiers)
+    elif p.presents("server"):
         rest = selection(p, ext, RESULTS_REQUEST if p.results else EVIDENCE_REQUEST, verifiers(p) if p.results else my_type(p, "server"))
         if rest:
             raise Refused("bytes behind the selection", 50)
-    if p.presents("client"):
+    if p.presents("client") and p.early != 6:
         rest = selection(p, ext, RESULTS_PROPOSAL if p.results else EVIDENCE_PROPOSAL, verifiers(p) if p.results else my_type(p, "client"))
-        mine = None if p.results else Reader(rest).vec(1)
+        mine = None if p.results or p.early else Reader(rest).vec(1)
     typ, body = c.receive(CERTIFICATE_REQUEST, CERTIFICATE)
     asked, c.request_context = typ == CERTIFICATE_REQUEST, b""
     if asked:
-        c.request_context = Reader(body).vec(1)
+        request = Reader(body)
+        c.request_context = request.vec(1)
+        if p.early == 6:
+            early.check_choice(p, request.extensions(), "client", my_type, verifiers)
+    elif p.early == 6 and p.presents("client"):
+        raise Refused("there is no CertificateRequest", 225)
+    if asked:
         body = c.receive(CERTIFICATE)[1]
     check_peer(c, p, nonce, body, c.read_certificate_verify())
     c.read_finished()
@@ -297,23 +312,25 @@ def server(c, p):
     if group not in c.client_shares:
         c.send_retry(suite, group)
         again = c.read_client_hello()
-        for t in range(EVIDENCE, RESULTS_PROPOSAL + 1):
+        for t in range(EVIDENCE, early.REMOTE_ATTESTATION + 1):
             if ext.get(t) != again.get(t):
                 raise Refused("an offer has changed after HelloRetryRequest", 47)
-    answers, hello, theirs, nonce = [], [], None, os.urandom(64)
-    if p.presents("server"):
+    answers, hello, theirs, nonce, chosen = [], [], None, os.urandom(64), []
+    if p.early == 6:
+        answers, chosen = early.choose(p, ext, my_type, verifiers)
+    elif p.presents("server"):
         typ, what = (RESULTS_REQUEST, verifiers(p)) if p.results else (EVIDENCE_REQUEST, my_type(p, "server"))
         rest = parse_offer(p, ext, typ, what)
-        theirs = None if p.results else Reader(rest).vec(1)
+        theirs = None if p.results or p.early else Reader(rest).vec(1)
         if p.wrong == "unoffered-type":
             what = evidence_type(1, "application/x-unknown")
         if p.wrong == "selection-trailing-byte":
             what += b"\0"
         (hello if p.wrong == "in-server-hello" else answers).append((typ, what))
-    if p.presents("client") or p.wrong == "proposal-without-request":
+    if p.presents("client") and p.early != 6 or p.wrong == "proposal-without-request":
         typ, what = (RESULTS_PROPOSAL, verifiers(p)) if p.results else (EVIDENCE_PROPOSAL, my_type(p, "client"))
         parse_offer(p, ext, typ, what)
-        answers.append((typ, what if p.results else what + vec(1, nonce)))
+        answers.append((typ, what if p.results or p.early else what + vec(1, nonce)))
     if p.wrong == "unasked-answer":
         answers.append((EVIDENCE_REQUEST, evidence_type(1, evidence.TSM)))
     c.send_server_hello(suite, group, hello)
@@ -321,7 +338,7 @@ def server(c, p):
     asks = p.client_cert and not p.exchange or p.presents("client")
     if asks:
         schemes = vec(2, b"".join(s.to_bytes(2, "big") for s in tls13.SIGNATURES))
-        c.send(CERTIFICATE_REQUEST, vec(1, b"") + extensions([(13, schemes)] + ([(KEY_PROOF, b"")] if p.two_keys else [])))
+        c.send(CERTIFICATE_REQUEST, vec(1, b"") + extensions([(13, schemes)] + ([(KEY_PROOF, b"")] if p.two_keys else []) + chosen))
     c.request_context = b""
     body, key = certificate(c, p, theirs)
     c.send(CERTIFICATE, body)

@@ -294,6 +294,20 @@ class Conn:
         secret = self.hkdf.derive_secret(self.s.tls13_handshake_secret, b"h exp master", transcript or self.hello_transcript)
         return self.export(secret, b"attestation-binder", nonce, len(nonce))
 
+    def early_binder(self, revision, who, spki):
+        """The binder of draft-fossati-seat-early-attestation, section 5.1.1, which takes no secret."""
+        size = hashlib.new(self.hash).digest_size
+        if revision == 6:
+            label, transcript, context = b"attestation base", self.hello_transcript, hashlib.new(self.hash, spki).digest()
+        else:
+            # The server's goes up to EncryptedExtensions, the client's up to the server's Finished.
+            last = ENCRYPTED_EXTENSIONS if who == "server" else FINISHED
+            types = [m[0] for m in self.transcript]
+            transcript = b"".join(self.transcript[:types.index(last) + 1])
+            label, context = who[:1].encode() + b" attestation base", spki
+        base = self.hkdf.expand_label(bytes(size), label, hashlib.new(self.hash, transcript).digest(), size)
+        return self.hkdf.expand_label(base, b"attestation", context, size)
+
     # Signatures and Finished.
 
     def to_sign(self, role):
