@@ -13,8 +13,18 @@ import (
 type Need struct {
 	About   string
 	Attacks []string // names of scenarios
-	// Later asks that an attack after the handshake is found out by re-attestation.
+	// Later asks that an attack after the handshake is found out by re-attestation,
+	// which the mode must have.
 	Later bool
+}
+
+// names lists what has to be refused.
+func (n Need) names() string {
+	s := strings.Join(n.Attacks, ", ")
+	if n.Later {
+		s += ", and stale with re-attestation"
+	}
+	return s
 }
 
 var (
@@ -75,7 +85,7 @@ func (run *Run) fulfils(m *Mode, n Need) bool {
 	}
 	if n.Later {
 		r := rows[[3]string{"stale", m.Attack, "re-attestation"}]
-		return r != nil && r.Applies && !r.Accepted
+		return m.reattests && r != nil && r.Applies && !r.Accepted
 	}
 	return true
 }

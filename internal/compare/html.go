@@ -456,11 +456,8 @@ func (run *Run) adviceTable(f Factor, name func(*Group) string) table {
 		return table{}
 	}
 	for _, n := range Needs {
-		title := "has to refuse " + strings.Join(n.Attacks, ", ")
-		if n.Later {
-			title += ", and stale with re-attestation"
-		}
-		row := []cellText{{Text: n.About + " (" + strings.Join(n.Attacks, ", ") + ")", HTML: template.HTML(html.EscapeString(n.About) + "<small>" + html.EscapeString(title) + "</small>")}}
+		title := "has to refuse " + n.names()
+		row := []cellText{{Text: n.About + " (" + n.names() + ")", HTML: template.HTML(html.EscapeString(n.About) + "<small>" + html.EscapeString(title) + "</small>")}}
 		for _, g := range groups {
 			a := run.advise(n, g)
 			if a.Best == "" {

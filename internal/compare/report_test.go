@@ -79,7 +79,9 @@ func TestAdviceFollowsFromTheData(t *testing.T) {
 		{"all is refused by two, of which one is cheaper", func() {}, all, modeExpat, nil},
 		{"theft is refused by all", func() {}, Needs[1], modeHardened, nil},
 		{"only one finds out later attacks", func() {}, later, modeCombined, nil},
-		{"the difference is nothing", func() { times[modeCombined] = 30.01 }, all, modeExpat, []string{modeCombined}},
+		{"the cheaper one has no later rounds", func() { times["expat-leading"] = 12 }, later, modeCombined, nil},
+		{"and is fine where none are wanted", func() {}, all, "expat-leading", nil},
+		{"the difference is nothing", func() { delete(times, "expat-leading"); times[modeCombined] = 30.01 }, all, modeExpat, []string{modeCombined}},
 		{"the one that costs the same lets less pass", func() { passes["expat"] = append(passes["expat"], "downgrade-retry") }, all, modeCombined, []string{modeExpat}},
 		{"none is left", func() { passes["expat"], passes["combined"] = []string{"r5"}, []string{"d1"} }, all, "", nil},
 	} {
