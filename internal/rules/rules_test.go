@@ -50,6 +50,12 @@ var rules = []rule{
 		others: []string{"golang.org/x/crypto/...", "golang.org/x/sys/..."},
 	},
 	{
+		pkg: "kbs",
+		may: []string{"attestext", "attestext/internal/...", "attestext/attester", "attestext/tsm", "attestext/cmw", "attestext/eat",
+			"attestext/eventlog", "attestext/epoch", "keyschedule"},
+		others: []string{"golang.org/x/crypto/...", "golang.org/x/sys/...", "github.com/fxamacker/cbor/v2/...", "github.com/x448/float16/...", "github.com/veraison/go-cose/..."},
+	},
+	{
 		pkg: "proxyproto",
 	},
 	{
