@@ -25,6 +25,10 @@ import (
 // holder decides when that is. Tests have it shorter.
 var freshEvery = time.Second
 
+// refreshBefore is how long before a result expires a new one is got, 0 for the holder's
+// default. Tests have it longer.
+var refreshBefore time.Duration
+
 // A refresher has a service make the results of --attest results:FILE.
 type refresher struct {
 	client   *veraison.Client
@@ -81,7 +85,7 @@ func (r *refresher) start(s *setup) (attestext.ResultsHolder, error) {
 		}
 	}
 	var err error
-	r.holder, err = results.OpenHolder(r.path, &results.HolderOptions{Refresh: r.refresh, RefreshTimeout: r.timeout})
+	r.holder, err = results.OpenHolder(r.path, &results.HolderOptions{Refresh: r.refresh, RefreshBefore: refreshBefore, RefreshTimeout: r.timeout})
 	if err != nil {
 		return nil, &malformedError{fmt.Errorf("--attest results: %w", err)}
 	}
