@@ -60,13 +60,13 @@ func newWorld(now time.Time) (*world, error) {
 		}
 		*k = key
 	}
-	ca, err := w.issue("laboratory CA", nil)
+	ca, err := Issue("laboratory CA", nil, w.now, nil)
 	if err != nil {
 		return nil, err
 	}
 	w.roots.AddCert(ca.Leaf)
 	for name, dst := range map[string]*tls.Certificate{nameServer: &w.server, nameOther: &w.other, nameClient: &w.client, nameEvil: &w.evil} {
-		if *dst, err = w.issue(name, &ca); err != nil {
+		if *dst, err = Issue(name, &ca, w.now, nil); err != nil {
 			return nil, err
 		}
 	}
@@ -90,16 +90,28 @@ func newWorld(now time.Time) (*world, error) {
 	return w, nil
 }
 
-// issue makes a certificate below ca, or one of a CA where that is nil.
-func (w *world) issue(name string, ca *tls.Certificate) (tls.Certificate, error) {
+// Issue makes a certificate below ca that is valid around now, or one of a CA where ca
+// is nil. extension makes one for its key, and may be nil.
+func Issue(name string, ca *tls.Certificate, now time.Time, extension func(spki []byte) (pkix.Extension, error)) (tls.Certificate, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return tls.Certificate{}, err
 	}
 	t := &x509.Certificate{
 		SerialNumber: new(big.Int).SetBytes(random(16)), Subject: pkix.Name{CommonName: name}, DNSNames: []string{name},
-		NotBefore: w.now.Add(-time.Hour), NotAfter: w.now.Add(24 * time.Hour), BasicConstraintsValid: true,
+		NotBefore: now.Add(-time.Hour), NotAfter: now.Add(24 * time.Hour), BasicConstraintsValid: true,
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
+	}
+	if extension != nil {
+		spki, err := x509.MarshalPKIXPublicKey(key.Public())
+		if err != nil {
+			return tls.Certificate{}, err
+		}
+		e, err := extension(spki)
+		if err != nil {
+			return tls.Certificate{}, err
+		}
+		t.ExtraExtensions = []pkix.Extension{e}
 	}
 	parent, signer := t, crypto.Signer(key)
 	if ca == nil {

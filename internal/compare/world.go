@@ -13,7 +13,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"math/big"
 	"net"
 	"net/http"
 	"sync/atomic"
@@ -30,6 +29,7 @@ import (
 	"github.com/attestedtls/atls/attestext/tsm"
 	"github.com/attestedtls/atls/attestext/veraison"
 	"github.com/attestedtls/atls/attestext/verifier"
+	"github.com/attestedtls/atls/internal/attack"
 	"github.com/attestedtls/atls/tls"
 )
 
@@ -117,45 +117,13 @@ func (w *world) close() {
 // issue makes a certificate below ca, or one of a CA where that is nil. evidence makes
 // an extension for its key, and may be nil.
 func (w *world) issue(name string, ca *tls.Certificate, evidence func(spki []byte) ([]byte, error)) (tls.Certificate, error) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return tls.Certificate{}, err
+	if evidence == nil {
+		return attack.Issue(name, ca, w.now, nil)
 	}
-	serial, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 120))
-	if err != nil {
-		return tls.Certificate{}, err
-	}
-	t := &x509.Certificate{
-		SerialNumber: serial, Subject: pkix.Name{CommonName: name}, DNSNames: []string{name},
-		NotBefore: w.now.Add(-time.Hour), NotAfter: w.now.Add(24 * time.Hour), BasicConstraintsValid: true,
-		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
-	}
-	if evidence != nil {
-		spki, err := x509.MarshalPKIXPublicKey(key.Public())
-		if err != nil {
-			return tls.Certificate{}, err
-		}
+	return attack.Issue(name, ca, w.now, func(spki []byte) (pkix.Extension, error) {
 		value, err := evidence(spki)
-		if err != nil {
-			return tls.Certificate{}, err
-		}
-		t.ExtraExtensions = []pkix.Extension{{Id: embeddedOID, Value: value}}
-	}
-	parent, signer := t, crypto.Signer(key)
-	if ca == nil {
-		t.IsCA, t.KeyUsage, t.ExtKeyUsage, t.DNSNames = true, x509.KeyUsageCertSign, nil, nil
-	} else {
-		parent, signer = ca.Leaf, ca.PrivateKey.(crypto.Signer)
-	}
-	der, err := x509.CreateCertificate(rand.Reader, t, parent, key.Public(), signer)
-	if err != nil {
-		return tls.Certificate{}, err
-	}
-	leaf, err := x509.ParseCertificate(der)
-	if err != nil {
-		return tls.Certificate{}, err
-	}
-	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}, nil
+		return pkix.Extension{Id: embeddedOID, Value: value}, err
+	})
 }
 
 // newAttester returns one whose evidence beside a certificate has about size bytes.
