@@ -380,7 +380,11 @@ func (c *Client) do(ctx context.Context, method string, u *url.URL, contentType 
 		if ctx.Err() != nil {
 			return nil, fmt.Errorf("the service does not answer %s in time: %w", a.what, ctx.Err())
 		}
-		return nil, fmt.Errorf("the service at %s cannot be reached: %w", c.base.Host, err)
+		if dial, ok := errors.AsType[*net.OpError](err); ok && dial.Op == "dial" {
+			return nil, fmt.Errorf("the service at %s cannot be reached: %w", c.base.Host, err)
+		}
+		const most = 200 // the error may quote as much of the answer as net/http reads
+		return nil, fmt.Errorf("the service at %s gives no HTTP response to %s: %.*s", c.base.Host, a.what, most, err)
 	}
 	defer resp.Body.Close()
 	a.body, err = io.ReadAll(io.LimitReader(resp.Body, maxBody+1))

@@ -392,6 +392,19 @@ func TestServiceThatIsAwayOrSlow(t *testing.T) {
 	if !errors.Is(err, attestext.ErrUnavailable) || !strings.Contains(err.Error(), "cannot be reached") {
 		t.Errorf("stopped: %v", err)
 	}
+	noHTTP := &fake{hooks: map[string]http.HandlerFunc{"open": func(w http.ResponseWriter, _ *http.Request) {
+		conn, _, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer conn.Close()
+		io.WriteString(conn, strings.Repeat("x", 1<<12)+"\r\n")
+	}}}
+	_, err = client(t, noHTTP, veraison.ClientOptions{}).Appraise(t.Context(), ev, ch)
+	if !errors.Is(err, attestext.ErrUnavailable) || !strings.Contains(err.Error(), "gives no HTTP response") || len(err.Error()) > 1<<10 {
+		t.Errorf("no HTTP: %v", err)
+	}
 	for _, what := range []string{"open", "submit", "discovery"} {
 		t.Run(what, func(t *testing.T) {
 			hang := func(w http.ResponseWriter, r *http.Request) {
