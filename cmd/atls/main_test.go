@@ -404,6 +404,7 @@ func TestMistakesOnTheCommandLine(t *testing.T) {
 		{[]string{"dial", "127.0.0.1:1", "--verify", "veraison:localhost"}, 1, "not an address"},
 		{[]string{"dial", "127.0.0.1:1", "--verify", "veraison:https://veraison.example", "--policy", "x"}, 1, "have no effect"},
 		{[]string{"dial", "127.0.0.1:1", "--verify", "veraison:https://veraison.example", "--trust-roots", "testdata/skips.txt"}, 2, "no PEM"},
+		{[]string{"dial", "127.0.0.1:1", "--verify", "veraison:https://veraison.example", "--trust-roots", pki("verifiers.json")}, 2, "want public keys in PEM, or one as a JWK"},
 		{[]string{"dial", "127.0.0.1:1", "--verify", "results"}, 1, "needs --trust-roots"},
 		{[]string{"dial", "127.0.0.1:1", "--verify", "results", "--trust-roots", pki("policy.json")}, 2, "--trust-roots"},
 		{[]string{"dial", "127.0.0.1:1", "--verify", "magic"}, 1, "magic"},

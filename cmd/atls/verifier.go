@@ -233,10 +233,15 @@ func (f *connFlags) serviceVerifier(address string, formats []attestext.Evidence
 }
 
 // parseKeys reads public keys in PEM, or one as a JSON Web Key.
-func parseKeys(b []byte) ([]crypto.PublicKey, error) {
+func parseKeys(b []byte) (keys []crypto.PublicKey, err error) {
 	if b := bytes.TrimSpace(b); bytes.HasPrefix(b, []byte("{")) {
-		key, err := ear.ParseJWK(b)
-		return []crypto.PublicKey{key}, err
+		keys = make([]crypto.PublicKey, 1)
+		keys[0], err = ear.ParseJWK(b)
+	} else {
+		keys, err = ear.ParsePEM(b)
 	}
-	return ear.ParsePEM(b)
+	if err != nil {
+		return nil, fmt.Errorf("want public keys in PEM, or one as a JWK: %w", err)
+	}
+	return keys, nil
 }
