@@ -25,6 +25,10 @@ var (
 	ErrWrongType = errors.New("evidence is of another type than was selected")
 )
 
+// ErrStale is no class of its own: it is wrapped, beside ErrPolicy, by the error about
+// Evidence that the policy refuses for the age of its quote and for nothing else.
+var ErrStale = errors.New("the evidence is stale")
+
 // An Error says who failed at what. Class is one of the Err variables of this
 // package; Op is a short phrase such as "verify TDX quote"; Err is the cause and
 // may be nil. It never holds evidence or secrets.

@@ -37,8 +37,8 @@ const (
 // DefaultTimeout bounds one enrolment, on either end, if nothing else is said.
 const DefaultTimeout = 30 * time.Second
 
-// A Code says why there is no certificate. The authority sends the first five, and
-// a client finds out the others by the alert that ended the handshake.
+// A Code says why there is no certificate. The authority sends the first five, and where
+// it refuses the evidence in the handshake, the client finds out by the alert.
 type Code string
 
 const (
@@ -54,10 +54,18 @@ const (
 	// CodeUnavailable: the authority cannot say, or cannot write down what it does.
 	CodeUnavailable Code = "unavailable"
 
-	// CodeEvidence: the evidence is stale or replayed, which is to say not of this
-	// connection and its key, or it is not genuine. For which of the two, see the
-	// authority's own error.
-	CodeEvidence Code = "evidence-not-of-this-session-or-not-genuine"
+	// CodeReplayed: the evidence was made for another connection or another key.
+	CodeReplayed Code = "evidence-replayed"
+	// CodeStale: the evidence is of this connection, and what it rests on is too old or
+	// does not show its age.
+	CodeStale Code = "evidence-stale"
+	// CodeNotGenuine: nobody whom the authority trusts has signed the evidence, or its
+	// signer is revoked.
+	CodeNotGenuine Code = "evidence-not-genuine"
+	// CodeMalformed: the authority cannot read the evidence.
+	CodeMalformed Code = "evidence-malformed"
+	// CodeType: the authority appraises no evidence of this type.
+	CodeType Code = "evidence-type-not-supported"
 	// CodePolicy: the evidence is genuine, and the appraisal policy refuses it.
 	CodePolicy Code = "refused-by-policy"
 )
@@ -79,10 +87,17 @@ func refuse(code Code, format string, args ...any) error {
 	return &Error{Code: code, Reason: fmt.Sprintf(format, args...)}
 }
 
-// alertReasons are what the alerts of an authority mean to a client that enrolls.
+// alertReasons are what the alerts of an authority mean to a client that enrolls. It
+// sets tls.AttestationConfig.ExplainRefusals.
 var alertReasons = map[tls.AlertError]Error{
-	42: {Code: CodeEvidence, Reason: "the evidence is stale, replayed or not genuine: it must be made for this connection, by a TEE that the authority trusts"},
-	49: {Code: CodePolicy, Reason: "the authority's appraisal policy does not accept what this machine runs"},
+	42:  {Code: CodeReplayed, Reason: "the evidence was not made for this connection and its key: it is replayed, or about another key"},
+	45:  {Code: CodeStale, Reason: "the evidence is stale: its quote is too old for the authority, or does not show its age"},
+	48:  {Code: CodeNotGenuine, Reason: "the evidence is not genuine: it is not signed by a TEE that the authority trusts"},
+	49:  {Code: CodePolicy, Reason: "the authority's appraisal policy does not accept this machine or what it runs"},
+	50:  {Code: CodeMalformed, Reason: "the authority cannot read the evidence"},
+	51:  {Code: CodeKey, Reason: "the session is not signed by the key that the evidence covers"},
+	80:  {Code: CodeUnavailable, Reason: "the authority cannot appraise evidence at the moment"},
+	224: {Code: CodeType, Reason: "the authority appraises no evidence of this type"},
 }
 
 // explain returns err, or what it means if conn was ended by an alert of the authority's.

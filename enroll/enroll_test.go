@@ -23,6 +23,7 @@ import (
 	"time"
 
 	"github.com/attestedtls/atls/attestext"
+	"github.com/attestedtls/atls/attestext/attester"
 	"github.com/attestedtls/atls/attestext/policy"
 	"github.com/attestedtls/atls/attestext/softtee"
 	"github.com/attestedtls/atls/attestext/verifier"
@@ -223,10 +224,14 @@ func TestRefusals(t *testing.T) {
 			b.authority.Rules = parseRules(t, `{"rules": [{"names": ["model.example"], "machines": ["tdx-platform:00"]}]}`)
 		}, false, enroll.CodeName, []string{"the rule names other machines"}, "other machines"},
 		{"no measurement was compared", func(b *bench) { b.server.Verifier.(*verifier.Local).Policy = nil }, false, enroll.CodeName, []string{`the verdict is "warning"`}, `the verdict is "warning"`},
-		{"replayed", func(b *bench) { b.client.Attester = replayed() }, true, enroll.CodeEvidence, []string{"stale, replayed or not genuine"}, "not bound to this handshake"},
+		{"replayed", func(b *bench) { b.client.Attester = replayed() }, true, enroll.CodeReplayed, []string{"not made for this connection"}, "not bound to this handshake"},
+		{"stale", func(b *bench) { b.client.Attester = undated(t) }, false, enroll.CodeStale, []string{"is stale"}, "does not show when it was made"},
 		{"not genuine", func(b *bench) {
 			b.client.Attester = softtee.NewTDX(&softtee.TDXOptions{Seed: "other"}).Attester()
-		}, false, enroll.CodeEvidence, []string{"stale, replayed or not genuine"}, "signature"},
+		}, false, enroll.CodeNotGenuine, []string{"is not genuine"}, "signature does not verify"},
+		{"malformed", func(b *bench) { b.client.Attester = &sends{b.client.Attester, []byte{0xff}} }, false, enroll.CodeMalformed, []string{"cannot read the evidence"}, "malformed"},
+		{"verifier fails", func(b *bench) { b.server.Verifier.(*verifier.Local).TDXCollateral = nil }, false, enroll.CodeUnavailable, []string{"cannot appraise"}, "collateral"},
+		{"type", func(b *bench) { b.client.Attester = &strange{b.client.Attester} }, false, enroll.CodeType, []string{"no evidence of this type"}, "application/x-strange"},
 		{"policy", func(b *bench) {
 			b.client.Attester = softtee.NewTDX(&softtee.TDXOptions{Debug: true}).Attester()
 		}, false, enroll.CodePolicy, []string{"appraisal policy"}, "refused by policy"},
@@ -276,6 +281,34 @@ func TestRefusals(t *testing.T) {
 			}
 		})
 	}
+}
+
+// undated returns an attester whose quote was made once and does not say when.
+func undated(t *testing.T) attestext.Attester {
+	t.Helper()
+	k, err := attester.NewKeyTier(softtee.NewTDX(nil), &attester.KeyTierOptions{MaxAge: time.Hour})
+	if err == nil {
+		err = k.Renew(t.Context())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return k
+}
+
+// sends attests by the same bytes each time.
+type sends struct {
+	attestext.Attester
+	cmw []byte
+}
+
+func (s *sends) Attest(context.Context, *attestext.AttestRequest) ([]byte, error) { return s.cmw, nil }
+
+// strange offers a type that nobody knows.
+type strange struct{ attestext.Attester }
+
+func (*strange) Formats(attestext.CredentialKind) []attestext.EvidenceFormat {
+	return []attestext.EvidenceFormat{{MediaType: "application/x-strange"}}
 }
 
 func checkRefused(t *testing.T, err error, code enroll.Code, say ...string) {

@@ -64,6 +64,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 			Verifier:             s.Verifier,
 			PeerCredentials:      []attestext.CredentialKind{attestext.AttestationOnly},
 			AllowAttestationOnly: true, // which of all machines it is, the rules ask
+			ExplainRefusals:      true,
 			VerifyTimeout:        timeout / 2,
 		},
 	}

@@ -192,6 +192,13 @@ type AttestationConfig struct {
 	AttestTimeout time.Duration
 	VerifyTimeout time.Duration
 
+	// ExplainRefusals tells a peer by the alert more of why its Evidence is refused:
+	// unknown_ca(48) where it is not genuine, in place of bad_certificate(42), and
+	// certificate_expired(45) where its quote is too old or shows no age, in place of
+	// access_denied(49). The drafts have the others. It has no meaning in a Form of the
+	// early draft, which has one alert for all.
+	ExplainRefusals bool
+
 	// Trace is called at the stages of the handshake. If nil, nothing is.
 	Trace *AttestationTrace
 

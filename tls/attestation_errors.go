@@ -1,6 +1,7 @@
 package tls
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/attestedtls/atls/attestext"
@@ -51,7 +52,16 @@ func (c *Conn) attestAlert(err error) alert {
 	if c.config.Attestation.singleExtension() && attestext.Class(err) != attestext.ErrUnavailable {
 		return alert(c.attestCodePoints().AttestationFailed)
 	}
-	switch attestext.Class(err) {
+	class := attestext.Class(err)
+	if c.config.Attestation.ExplainRefusals {
+		switch {
+		case class == attestext.ErrSignature:
+			return alertUnknownCA
+		case errors.Is(err, attestext.ErrStale):
+			return alertCertificateExpired
+		}
+	}
+	switch class {
 	case attestext.ErrMalformed:
 		return alertDecodeError
 	case attestext.ErrBinding, attestext.ErrSignature, attestext.ErrWrongType:

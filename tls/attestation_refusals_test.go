@@ -294,6 +294,21 @@ func TestClientRefuses(t *testing.T) {
 		{name: "a signature that does not verify", setup: verifies(func(context.Context) (*attestext.Appraisal, error) {
 			return nil, attestext.Errorf(attestext.ErrSignature, "appraise", "chain")
 		}), alert: alertBadCertificate, stage: AttestationStageAppraise, class: attestext.ErrSignature},
+		{name: "a signature that does not verify, explained", setup: explained(verifies(func(context.Context) (*attestext.Appraisal, error) {
+			return nil, attestext.Errorf(attestext.ErrSignature, "appraise", "chain")
+		})), alert: alertUnknownCA, stage: AttestationStageAppraise, class: attestext.ErrSignature},
+		{name: "stale evidence, explained", setup: explained(verifies(func(context.Context) (*attestext.Appraisal, error) {
+			return nil, attestext.Errorf(attestext.ErrPolicy, "appraise", "age: %w", attestext.ErrStale)
+		})), alert: alertCertificateExpired, stage: AttestationStageAppraise, class: attestext.ErrPolicy},
+		{name: "stale evidence", setup: verifies(func(context.Context) (*attestext.Appraisal, error) {
+			return nil, attestext.Errorf(attestext.ErrPolicy, "appraise", "age: %w", attestext.ErrStale)
+		}), alert: alertAccessDenied, stage: AttestationStageAppraise, class: attestext.ErrPolicy},
+		{name: "a policy that says no, explained", setup: explained(verifies(func(context.Context) (*attestext.Appraisal, error) {
+			return nil, attestext.Errorf(attestext.ErrPolicy, "appraise", "debug TD")
+		})), alert: alertAccessDenied, stage: AttestationStageAppraise, class: attestext.ErrPolicy},
+		{name: "evidence of another handshake, explained", setup: explained(verifies(func(context.Context) (*attestext.Appraisal, error) {
+			return nil, attestext.Errorf(attestext.ErrBinding, "appraise", "nonce")
+		})), alert: alertBadCertificate, stage: AttestationStageAppraise, class: attestext.ErrBinding},
 		{name: "a verifier that errs", setup: verifies(func(context.Context) (*attestext.Appraisal, error) { return nil, errors.New("down") }),
 			alert: alertInternalError, stage: AttestationStageAppraise, says: "down", class: attestext.ErrUnavailable},
 		{name: "a verifier that panics", setup: verifies(func(context.Context) (*attestext.Appraisal, error) { panic("ouch") }),
@@ -304,6 +319,14 @@ func TestClientRefuses(t *testing.T) {
 			alert: alertInternalError, stage: AttestationStageAppraise, class: attestext.ErrUnavailable},
 	} {
 		t.Run(r.name, func(t *testing.T) { r.run(t, true) })
+	}
+}
+
+// explained has a client explain its refusals.
+func explained(setup func(client, server *Config)) func(client, server *Config) {
+	return func(client, server *Config) {
+		setup(client, server)
+		client.Attestation.ExplainRefusals = true
 	}
 }
 

@@ -52,6 +52,30 @@ func TestAgeOfCollateralIsBounded(t *testing.T) {
 	}
 }
 
+// TestStaleIsTheAgeOfTheQuoteAlone: what is refused for more would not pass if it were
+// fresh.
+func TestStaleIsTheAgeOfTheQuoteAlone(t *testing.T) {
+	p := &policy.Policy{TDX: &policy.TDXPolicy{MRTD: []policy.Measurement{genuine().MRTD()}}}
+	other := &policy.Policy{TDX: &policy.TDXPolicy{MRTD: []policy.Measurement{{2}}}}
+	for _, tt := range []struct {
+		name  string
+		p     *policy.Policy
+		quote policy.Quote
+		stale bool
+	}{
+		{"old", p, policy.Quote{Tier: policy.KeyTier, Age: time.Hour}, true},
+		{"of unknown age", p, policy.Quote{Tier: policy.UnknownTier}, true},
+		{"old, of another measurement", other, policy.Quote{Tier: policy.KeyTier, Age: time.Hour}, false},
+		{"fresh, of another measurement", other, policy.Quote{Tier: policy.FreshQuote}, false},
+	} {
+		d, _ := tt.p.EvaluateTDX(genuine())
+		err := tt.p.EvaluateQuote(d, tt.quote)
+		if !errors.Is(err, attestext.ErrPolicy) || errors.Is(err, attestext.ErrStale) != tt.stale {
+			t.Errorf("%s: %v", tt.name, err)
+		}
+	}
+}
+
 func TestDurations(t *testing.T) {
 	for _, s := range []string{`""`, `"0s"`, `"-1h"`, `"1"`, `"1 day"`, `60`, `null`} {
 		if _, err := policy.Parse([]byte(`{"tdx":{},"max_quote_age":` + s + `}`)); err == nil {

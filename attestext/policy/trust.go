@@ -1,6 +1,10 @@
 package policy
 
-import "strings"
+import (
+	"strings"
+
+	"github.com/attestedtls/atls/attestext"
+)
 
 // A TrustClaim names a claim of the trustworthiness vector of draft-ietf-rats-ar4si,
 // section 2.3.
@@ -199,4 +203,15 @@ func (e *RefusedError) Error() string {
 		}
 	}
 	return strings.Join(s, "; ")
+}
+
+// Is reports whether target is [attestext.ErrStale] and the age of the quote is all that
+// is contraindicated.
+func (e *RefusedError) Is(target error) bool {
+	for _, r := range e.Decision.Reasons {
+		if r.Verdict == Contraindicated && r.Claim != claimQuoteAge {
+			return false
+		}
+	}
+	return target == attestext.ErrStale
 }

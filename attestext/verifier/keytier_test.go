@@ -107,6 +107,9 @@ func TestAgeOfAQuoteIsWhatTheIssuerShows(t *testing.T) {
 				r, err := appraise(tt.v, attest(t, tt.a, eat.BundleFormat, c), expected(c))
 				if tt.verdict == "" {
 					wantClass(t, err, attestext.ErrPolicy, tt.age)
+					if !errors.Is(err, attestext.ErrStale) {
+						t.Errorf("%v is not said to be stale", err)
+					}
 					return
 				}
 				if err != nil {

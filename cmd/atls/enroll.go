@@ -376,7 +376,7 @@ func enrolmentStatus(e *enroll.Error) int {
 	switch e.Code {
 	case enroll.CodeName, enroll.CodeRevoked, enroll.CodePolicy:
 		return statusPolicy
-	case enroll.CodeRequest:
+	case enroll.CodeRequest, enroll.CodeMalformed:
 		return statusMalformed
 	}
 	return statusVerification

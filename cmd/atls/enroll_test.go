@@ -1,11 +1,11 @@
 package main
 
 import (
-	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/x509"
+	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
 	"encoding/pem"
@@ -22,6 +22,7 @@ import (
 	"github.com/attestedtls/atls/attestext"
 	"github.com/attestedtls/atls/attestext/eat"
 	"github.com/attestedtls/atls/attestext/softtee"
+	"github.com/attestedtls/atls/tls"
 )
 
 // authority are the files and flags of an atls ca that gives model.example to the TD of
@@ -31,11 +32,16 @@ type authority struct {
 	args []string
 }
 
+// mrtd is that of the demonstration's TD.
+func mrtd() string {
+	m, _ := softtee.TDXMeasurements()
+	return hex.EncodeToString(m[:])
+}
+
 func newAuthority(t *testing.T) authority {
 	t.Helper()
 	a := authority{dir: t.TempDir()}
-	m, _ := softtee.TDXMeasurements()
-	a.write(t, "rules.json", fmt.Sprintf(`{"rules": [{"names": ["model.example"], "claims": {"mrtd": [%q]}}]}`, hex.EncodeToString(m[:])))
+	a.write(t, "rules.json", fmt.Sprintf(`{"rules": [{"names": ["model.example"], "claims": {"mrtd": [%q]}}]}`, mrtd()))
 	a.write(t, "revoked.json", `{}`)
 	a.args = args(identity(), verifySoftTEE(), []string{"--rules", a.path("rules.json"), "--revoked", a.path("revoked.json"), "--log", a.path("log"),
 		"--issuer-cert", a.path("issuer.pem"), "--issuer-key", a.path("issuer-key.pem")})
@@ -94,30 +100,35 @@ func TestEnrollment(t *testing.T) {
 	}
 }
 
-// staleEvidence returns evidence that another connection was given, as hexadecimal.
-func staleEvidence(t *testing.T) string {
+// replayedEvidence returns evidence that another connection was given, as hexadecimal.
+func replayedEvidence(t *testing.T) string {
 	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	spki, err := x509.MarshalPKIXPublicKey(key.Public())
-	if err != nil {
-		t.Fatal(err)
-	}
-	b, err := softtee.NewTDX(nil).Attester().Attest(context.Background(), &attestext.AttestRequest{
-		Type: attestext.EvidenceType{Kind: attestext.AttestationOnly, Format: attestext.EvidenceFormat{MediaType: eat.BundleMediaType}},
-		Challenge: &attestext.Challenge{Role: attestext.RoleClient, Kind: attestext.AttestationOnly, SPKI: spki,
-			Nonce: make([]byte, 32), Binder: make([]byte, 32)},
-	})
+	b, err := softtee.NewTDX(nil).Attester().Attest(t.Context(), bundleRequest(make([]byte, 32), spkiOf(t, newKey(t))))
 	if err != nil {
 		t.Fatal(err)
 	}
 	return hex.EncodeToString(b)
 }
 
-// TestEnrollmentRefused: each with its own words on both sides, in two processes. A key
-// that is not in the evidence, package enroll tests; this command cannot ask for one.
+func newKey(t *testing.T) *ecdsa.PrivateKey {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key
+}
+
+func spkiOf(t *testing.T, key *ecdsa.PrivateKey) []byte {
+	t.Helper()
+	spki, err := x509.MarshalPKIXPublicKey(key.Public())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return spki
+}
+
+// TestEnrollmentRefused: each with its own words on both sides, in two processes.
 func TestEnrollmentRefused(t *testing.T) {
 	a := newAuthority(t)
 	ca := start(t, "ca", a.args...)
@@ -135,22 +146,31 @@ func TestEnrollmentRefused(t *testing.T) {
 	if err != nil || json.Unmarshal(log, &issued.Entry) != nil {
 		t.Fatalf("%v: the log has %s", err, log)
 	}
-	revoked := fmt.Sprintf(`{"machines": [%q]}`, issued.Entry.Machine)
-	for _, tt := range []struct {
+	by := func(command ...string) []string {
+		return []string{"--attest", execCommand(command...), "--evidence-type", eat.BundleMediaType, "--name", "model.example"}
+	}
+	cases := []struct {
 		name, revoked string
 		args          []string
 		status        int
 		code, say     string
+		ca            string // what the authority says
 	}{
-		{"name", `{}`, []string{"--attest", "softtee:tdx", "--name", "bank.example"}, 4, "name-not-allowed", "no rule allows the name"},
-		{"other measurement", `{}`, []string{"--attest", "softtee:snp", "--name", "model.example"}, 4, "name-not-allowed", "is not for this machine"},
-		{"stale", `{}`, []string{"--attest", execCommand("send", staleEvidence(t)), "--name", "model.example", "--evidence-type", eat.BundleMediaType}, 3, "evidence-not-of-this-session-or-not-genuine", "stale, replayed or not genuine"},
-		{"revoked machine", revoked, honest, 4, "revoked", "revoked is the machine"},
-		{"broken revocations", `{`, honest, 3, "unavailable", "cannot issue certificates"},
-	} {
+		{"name", `{}`, []string{"--attest", "softtee:tdx", "--name", "bank.example"}, 4, "name-not-allowed", "no rule allows the name", `no rule allows the name "bank.example"`},
+		{"other measurement", `{}`, []string{"--attest", "softtee:snp", "--name", "model.example"}, 4, "name-not-allowed", "is not for this machine", "its claim mrtd is not one that the rule allows"},
+		{"replayed", `{}`, by("send", replayedEvidence(t)), 3, "evidence-replayed", "not made for this connection and its key", "not bound to this handshake"},
+		{"stale", `{}`, by("bundle", "undated"), 3, "evidence-stale", "the evidence is stale", "the quote does not show when it was made"},
+		{"not genuine", `{}`, by("bundle", "other"), 3, "evidence-not-genuine", "not signed by a TEE that the authority trusts", "evidence signature does not verify"},
+		{"malformed", `{}`, by("send", "ff"), 2, "evidence-malformed", "cannot read the evidence", "malformed evidence"},
+		{"policy", `{}`, by("bundle", "debug"), 4, "refused-by-policy", "appraisal policy does not accept", "debug"},
+		{"revoked machine", fmt.Sprintf(`{"machines": [%q]}`, issued.Entry.Machine), honest, 4, "revoked", "revoked is the machine " + issued.Entry.Machine, "revoked is the machine " + issued.Entry.Machine},
+		{"revoked measurement", fmt.Sprintf(`{"claims": {"mrtd": [%q]}}`, mrtd()), honest, 4, "revoked", "revoked is what it runs: mrtd is " + mrtd(), "revoked is what it runs: mrtd is " + mrtd()},
+		{"broken revocations", `{`, honest, 3, "unavailable", "cannot issue certificates", "cannot issue certificates"},
+	}
+	for _, tt := range cases {
 		a.write(t, "revoked.json", tt.revoked)
 		e := a.enroll(t, ca.addr, tt.args...)
-		if e.status != tt.status || !strings.Contains(e.stdout, tt.code) || !strings.Contains(e.stderr, tt.say) {
+		if e.status != tt.status || !strings.Contains(e.stdout, fmt.Sprintf(`"code":%q`, tt.code)) || !strings.Contains(e.stderr, tt.say) {
 			t.Errorf("%s: status %d: %s%s", tt.name, e.status, e.stdout, e.stderr)
 		}
 	}
@@ -158,24 +178,70 @@ func TestEnrollmentRefused(t *testing.T) {
 		t.Errorf("%v: a refusal has changed the certificate", err)
 	}
 	ca.stop()
-	e := ca.end()
-	for _, say := range []string{"no rule allows the name", "not bound to this handshake", "revoked is the machine", "cannot issue certificates"} {
-		if !strings.Contains(e.stdout, say) {
-			t.Errorf("the authority does not say %q: %s", say, e.stdout)
+	lines := strings.Split(strings.TrimSpace(ca.end().stdout), "\n")
+	if len(lines) != 1+len(cases) {
+		t.Errorf("the authority says %q", lines)
+	}
+	for _, tt := range cases {
+		said := 0
+		for _, line := range lines {
+			var m struct{ Error string }
+			if err := json.Unmarshal([]byte(line), &m); err != nil {
+				t.Fatal(err)
+			}
+			if strings.Contains(m.Error, tt.ca) {
+				said++
+			}
 		}
+		if said != 1 {
+			t.Errorf("%s: the authority says %q %d times: %q", tt.name, tt.ca, said, lines)
+		}
+	}
+}
+
+// TestEnrollmentOfAKeyThatIsNotInTheEvidence sends atls ca what atls enroll never does.
+func TestEnrollmentOfAKeyThatIsNotInTheEvidence(t *testing.T) {
+	a := newAuthority(t)
+	ca := start(t, "ca", a.args...)
+	roots, err := readCertPool("ca", pki("ca.pem"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn, err := tls.Dial("tcp", ca.addr, &tls.Config{RootCAs: roots, ServerName: "localhost", Attestation: &tls.AttestationConfig{
+		Attester: softtee.NewTDX(nil).Attester(), AttestedKey: newKey(t),
+		AllowAttestationOnly: true, Credentials: []attestext.CredentialKind{attestext.AttestationOnly},
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	csr, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{DNSNames: []string{"model.example"}}, newKey(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := conn.Write(append(binary.BigEndian.AppendUint32(nil, uint32(len(csr))), csr...)); err != nil {
+		t.Fatal(err)
+	}
+	answer, err := io.ReadAll(conn) // the greeting is before the reply
+	const say = "the key of the request is not the one that the evidence covers"
+	if err != nil || !strings.Contains(string(answer), `"code":"key-not-attested","reason":"`+say) || strings.Contains(string(answer), "chain") {
+		t.Errorf("%v: %q", err, answer)
+	}
+	ca.stop()
+	if e := ca.end(); !strings.Contains(e.stdout, "enrolment refused: key-not-attested: "+say) || strings.Contains(e.stdout, `"ok":true`) {
+		t.Errorf("the authority says %s", e.stdout)
 	}
 }
 
 // TestRevocationListOverHTTP serves the list as atls ca does.
 func TestRevocationListOverHTTP(t *testing.T) {
 	a := newAuthority(t)
-	m, _ := softtee.TDXMeasurements()
 	addr := freeAddr(t)
 	ca := start(t, "ca", args(a.args, []string{"--crl", addr, "--crl-url", "http://" + addr + "/crl"})...)
 	if e := a.enroll(t, ca.addr, "--attest", "softtee:tdx", "--name", "model.example"); e.status != 0 {
 		t.Fatal(e.stderr)
 	}
-	a.write(t, "revoked.json", fmt.Sprintf(`{"claims": {"mrtd": [%q]}}`, hex.EncodeToString(m[:])))
+	a.write(t, "revoked.json", fmt.Sprintf(`{"claims": {"mrtd": [%q]}}`, mrtd()))
 	b, err := os.ReadFile(a.path("cert.pem"))
 	if err != nil {
 		t.Fatal(err)

@@ -22,6 +22,7 @@ import (
 	"github.com/attestedtls/atls/attestext/attester"
 	"github.com/attestedtls/atls/attestext/cmw"
 	"github.com/attestedtls/atls/attestext/configfs"
+	"github.com/attestedtls/atls/attestext/eat"
 	"github.com/attestedtls/atls/attestext/softtee"
 	"github.com/attestedtls/atls/attestext/tsm"
 )
@@ -95,6 +96,24 @@ func asCommand(what string, args []string) int {
 			return 1
 		}
 		return answer(map[string]any{"cmw": w})
+	case "bundle": // as the software TEE would, in place of a certificate of a client's
+		tee := softtee.NewTDX(&softtee.TDXOptions{Debug: args[0] == "debug"})
+		if args[0] == "other" {
+			tee = softtee.NewTDX(&softtee.TDXOptions{Seed: "other"})
+		}
+		var a attestext.Attester = tee.Attester()
+		if args[0] == "undated" {
+			k, err := attester.NewKeyTier(tee, &attester.KeyTierOptions{MaxAge: time.Hour})
+			if err != nil || k.Renew(context.Background()) != nil {
+				return 1
+			}
+			a = k
+		}
+		b, err := a.Attest(context.Background(), bundleRequest(in.Challenge, in.SPKI))
+		if err != nil {
+			return 1
+		}
+		return answer(map[string]any{"cmw": b})
 	case "send": // its argument, whatever that is
 		b, _ := hex.DecodeString(args[0])
 		return answer(map[string]any{"cmw": b})
@@ -116,6 +135,15 @@ func asCommand(what string, args []string) int {
 		time.Sleep(time.Hour)
 	}
 	return 0
+}
+
+// bundleRequest asks for a bundle in place of a client's certificate.
+func bundleRequest(challenge, spki []byte) *attestext.AttestRequest {
+	return &attestext.AttestRequest{
+		Type: attestext.EvidenceType{Kind: attestext.AttestationOnly, Format: eat.BundleFormat},
+		Challenge: &attestext.Challenge{Role: attestext.RoleClient, Kind: attestext.AttestationOnly, SPKI: spki,
+			Nonce: challenge, Binder: challenge},
+	}
 }
 
 // asAnswer is what a verifier of such evidence answers.
