@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"math/big"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -437,6 +438,42 @@ func TestSilentMachinesAreLetGo(t *testing.T) {
 	}
 	if got := <-b.reports; got.err == nil || got.entry != nil {
 		t.Errorf("the silent one: %v", got.err)
+	}
+}
+
+// TestOneAddressDoesNotTakeAllPlaces: who has its share is hung up on, and others are
+// served.
+func TestOneAddressDoesNotTakeAllPlaces(t *testing.T) {
+	b := newBench(t, func(b *bench) { b.server.MaxPerAddr = 1 })
+	silent, err := net.Dial("tcp", b.client.Addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	if _, err := b.client.Enroll(t.Context()); err == nil {
+		t.Error("a second connection is served")
+	}
+	if got := <-b.reports; got.err == nil || !strings.Contains(got.err.Error(), "127.0.0.1/32 has 1 connections open") {
+		t.Errorf("the authority says %v", got.err)
+	}
+	silent.Close()
+	<-b.reports
+	if _, err := b.client.Enroll(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestAddressesAreCountedByNetwork(t *testing.T) {
+	for addr, want := range map[string]string{
+		"192.0.2.1:1": "192.0.2.1/32", "[::ffff:192.0.2.1]:2": "192.0.2.1/32",
+		"[2001:db8:1:2:3::4]:1": "2001:db8:1:2::/64", "[fe80::1%eth0]:1": "fe80::/64",
+	} {
+		if got := enroll.Network(net.TCPAddrFromAddrPort(netip.MustParseAddrPort(addr))); got.String() != want {
+			t.Errorf("%s counts as %v, want %s", addr, got, want)
+		}
+	}
+	if got := enroll.Network(&net.UnixAddr{Name: "x", Net: "unix"}); got.IsValid() {
+		t.Errorf("a Unix socket counts as %v", got)
 	}
 }
 

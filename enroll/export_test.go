@@ -8,6 +8,7 @@ var (
 	ReadIssued  = readIssued
 	ParseGreet  = parseGreeting
 	WaitForNext = wait
+	Network     = network
 )
 
 // ClaimOf returns what a rule would compare, empty if there is nothing.

@@ -1,9 +1,12 @@
 package enroll
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"net"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -11,8 +14,12 @@ import (
 	"github.com/attestedtls/atls/tls"
 )
 
-// DefaultMaxConns is how many machines are served at a time if nothing else is said.
-const DefaultMaxConns = 64
+// DefaultMaxConns is how many machines are served at a time if nothing else is said, and
+// DefaultMaxPerAddr how many of them from one address.
+const (
+	DefaultMaxConns   = 64
+	DefaultMaxPerAddr = 16
+)
 
 // A Server is an authority on the network. The fields must not be changed once it is in
 // use.
@@ -34,6 +41,10 @@ type Server struct {
 	// queue. Zero is DefaultMaxConns.
 	MaxConns int
 
+	// MaxPerAddr is how many machines are served at a time from one IPv4 address, or
+	// from one /64 of IPv6; one more is hung up on. Zero is DefaultMaxPerAddr.
+	MaxPerAddr int
+
 	// Report is called when a machine has been served, or refused: entry is what was
 	// logged, nil if the handshake or the request failed before that, and err why there
 	// is no certificate. It is called concurrently. nil is nobody.
@@ -50,13 +61,8 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	if err := s.Authority.validate(); err != nil {
 		return errors.Join(errors.New("enroll: Authority"), err)
 	}
-	conns, timeout := s.MaxConns, s.Timeout
-	if conns == 0 {
-		conns = DefaultMaxConns
-	}
-	if timeout == 0 {
-		timeout = DefaultTimeout
-	}
+	conns, timeout := cmp.Or(s.MaxConns, DefaultMaxConns), cmp.Or(s.Timeout, DefaultTimeout)
+	places := places{most: cmp.Or(s.MaxPerAddr, DefaultMaxPerAddr), taken: map[netip.Prefix]int{}}
 	config := &tls.Config{
 		Certificates: s.Certificates,
 		MinVersion:   tls.VersionTLS13,
@@ -89,11 +95,61 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		}
 		wg.Go(func() {
 			defer func() { <-slots }()
-			entry, err := s.one(ctx, raw, config, timeout)
+			entry, err := (*Entry)(nil), places.enter(raw.RemoteAddr())
+			if err == nil {
+				entry, err = s.one(ctx, raw, config, timeout)
+				places.leave(raw.RemoteAddr())
+			}
+			raw.Close()
 			if s.Report != nil {
 				s.Report(raw.RemoteAddr(), entry, err)
 			}
 		})
+	}
+}
+
+// places are the connections that each address has.
+type places struct {
+	most  int
+	mu    sync.Mutex
+	taken map[netip.Prefix]int // of those that have one at least
+}
+
+// network returns what counts as one address. What has none, such as a Unix socket,
+// counts as one as well.
+func network(a net.Addr) netip.Prefix {
+	tcp, ok := a.(*net.TCPAddr)
+	if !ok {
+		return netip.Prefix{}
+	}
+	ip := tcp.AddrPort().Addr().Unmap().WithZone("")
+	bits := 64
+	if ip.Is4() {
+		bits = 32
+	}
+	p, _ := ip.Prefix(bits)
+	return p
+}
+
+// enter takes a place, or says that a has too many.
+func (p *places) enter(a net.Addr) error {
+	n := network(a)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.taken[n] >= p.most {
+		return fmt.Errorf("enroll: %v has %d connections open, and no more are served", n, p.most)
+	}
+	p.taken[n]++
+	return nil
+}
+
+// leave gives it back.
+func (p *places) leave(a net.Addr) {
+	n := network(a)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.taken[n]--; p.taken[n] == 0 {
+		delete(p.taken, n)
 	}
 }
 

@@ -58,6 +58,9 @@ Flags:
     --trust-roots FILE, --collateral FILE, --collateral-endpoint WHERE, --policy FILE,
     --evidence-type TYPE        as of "atls serve"
     --timeout DURATION          bound on a machine (default 20s)
+    --max-per-address N         how many machines are served at a time from one IPv4
+                                address or one /64 of IPv6 (default 16), of 64 in all;
+                                one more is hung up on
     --json                      one JSON object per machine on standard output
 `
 
@@ -118,6 +121,7 @@ func runCA(ctx context.Context, env *environment, args []string) error {
 	lifetime := fs.Duration("lifetime", enroll.DefaultLifetime, "")
 	crlAddr := fs.String("crl", "", "")
 	crlURL := fs.String("crl-url", "", "")
+	perAddr := fs.Int("max-per-address", enroll.DefaultMaxPerAddr, "")
 	if _, err := parseArgs(fs, args, 0, caUsage); err != nil {
 		return err
 	}
@@ -128,6 +132,8 @@ func runCA(ctx context.Context, env *environment, args []string) error {
 		return usagef("", "--verify results does not do: a certificate takes evidence of this connection")
 	case *lifetime < time.Second:
 		return usagef("for example 24h", "--lifetime must be a second at least")
+	case *perAddr < 1 || *perAddr > enroll.DefaultMaxConns:
+		return usagef("", "--max-per-address is from 1 to %d", enroll.DefaultMaxConns)
 	}
 	setup, err := f.setup(true)
 	if err != nil {
@@ -167,7 +173,7 @@ func runCA(ctx context.Context, env *environment, args []string) error {
 		announce = stderr
 	}
 	s := &enroll.Server{
-		Authority: a, Certificates: setup.config.Certificates, Verifier: setup.config.Attestation.Verifier, Timeout: f.timeout,
+		Authority: a, Certificates: setup.config.Certificates, Verifier: setup.config.Attestation.Verifier, Timeout: f.timeout, MaxPerAddr: *perAddr,
 		Report: func(remote net.Addr, e *enroll.Entry, err error) {
 			reportEnrolment(stdout, stderr, remote, e, err, f.json)
 		},
