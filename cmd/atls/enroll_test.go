@@ -1,9 +1,11 @@
 package main
 
 import (
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	stdtls "crypto/tls"
 	"crypto/x509"
 	"encoding/binary"
 	"encoding/hex"
@@ -18,6 +20,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/attestedtls/atls/attestext"
 	"github.com/attestedtls/atls/attestext/eat"
@@ -43,9 +46,14 @@ func newAuthority(t *testing.T) authority {
 	a := authority{dir: t.TempDir()}
 	a.write(t, "rules.json", fmt.Sprintf(`{"rules": [{"names": ["model.example"], "claims": {"mrtd": [%q]}}]}`, mrtd()))
 	a.write(t, "revoked.json", `{}`)
-	a.args = args(identity(), verifySoftTEE(), []string{"--rules", a.path("rules.json"), "--revoked", a.path("revoked.json"), "--log", a.path("log"),
-		"--issuer-cert", a.path("issuer.pem"), "--issuer-key", a.path("issuer-key.pem")})
+	a.args = args(identity(), verifySoftTEE(), a.issues())
 	return a
+}
+
+// issues are the flags but for its own certificate and its verifier.
+func (a authority) issues() []string {
+	return []string{"--rules", a.path("rules.json"), "--revoked", a.path("revoked.json"), "--log", a.path("log"),
+		"--issuer-cert", a.path("issuer.pem"), "--issuer-key", a.path("issuer-key.pem")}
 }
 
 func (a authority) path(name string) string { return filepath.Join(a.dir, name) }
@@ -100,6 +108,126 @@ func TestEnrollment(t *testing.T) {
 	}
 }
 
+// TestEnrollmentOfOtherMachines: SEV-SNP, and evidence that a command or a service
+// appraises.
+func TestEnrollmentOfOtherMachines(t *testing.T) {
+	service := start(t, "verifier", verifySoftTEE()[2:]...)
+	measurement := softtee.SNPMeasurement()
+	snpRule := fmt.Sprintf(`{"measurement": [%q]}`, hex.EncodeToString(measurement[:]))
+	tdxRule := fmt.Sprintf(`{"mrtd": [%q]}`, mrtd())
+	byCommand := []string{"--attest", execCommand("attest"), "--evidence-type", "application/x-test"}
+	softTDX, softSNP := []string{"--attest", "softtee:tdx"}, []string{"--attest", "softtee:snp"}
+	veraison := []string{"--verify", "veraison:http://" + service.addr}
+	verifyExec := func(command ...string) []string {
+		return []string{"--verify", execCommand(command...), "--evidence-type", "application/x-test"}
+	}
+	for _, tt := range []struct {
+		name           string
+		verify, attest []string
+		rule           string // claims
+		status         int
+		client, ca     string // what they say
+	}{
+		{"SEV-SNP", verifySoftTEE(), softSNP, snpRule, 0, `"ok":true`, `"verdict":"affirming"`},
+		{"SEV-SNP, other measurement", verifySoftTEE(), softSNP, `{"measurement": ["00"]}`, 4, `"code":"name-not-allowed"`, "its claim measurement is not one that the rule allows"},
+		{"command", verifyExec("verify"), byCommand, `{"who": ["test"]}`, 0, `"ok":true`, `"who":"test"`},
+		{"command, other claim", verifyExec("verify"), byCommand, `{"who": ["nobody"]}`, 4, `"code":"name-not-allowed"`, "its claim who is not one that the rule allows"},
+		{"command refuses", verifyExec("refuse", "policy"), byCommand, `{"who": ["test"]}`, 4, `"code":"refused-by-policy"`, "not today"},
+		{"command fails", verifyExec("fail"), byCommand, `{"who": ["test"]}`, 3, `"code":"unavailable"`, "the TEE is gone"},
+		{"service", veraison, softTDX, `{"submods.atls.tier": ["affirming"]}`, 0, `"ok":true`, `"verdict":"affirming"`},
+		{"service, which says no measurement", veraison, softTDX, tdxRule, 4, `"code":"name-not-allowed"`, "its claim mrtd is not one that the rule allows"},
+		{"service refuses", veraison, []string{"--attest", execCommand("bundle", "debug"), "--evidence-type", eat.BundleMediaType}, tdxRule, 4, `"code":"refused-by-policy"`, "the service's tier is contraindicated"},
+		{"nobody there", []string{"--verify", "veraison:http://" + freeAddr(t)}, softTDX, tdxRule, 3, `"code":"unavailable"`, "refused"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			a := newAuthority(t)
+			a.write(t, "rules.json", `{"rules": [{"names": ["model.example"], "claims": `+tt.rule+`}]}`)
+			ca := start(t, "ca", args(identity(), a.issues(), tt.verify)...)
+			e := a.enroll(t, ca.addr, args(tt.attest, []string{"--name", "model.example"})...)
+			if e.status != tt.status || !strings.Contains(e.stdout, tt.client) {
+				t.Errorf("status %d: %s%s", e.status, e.stdout, e.stderr)
+			}
+			lines := saying(t, ca, 1)
+			if !strings.Contains(lines[0], tt.ca) || strings.Contains(lines[0], `"ok":true`) != (tt.status == 0) {
+				t.Errorf("the authority says %s", lines[0])
+			}
+		})
+	}
+}
+
+// TestEnrollmentIsRenewed: before the certificate expires there is another one in its
+// place, for the same key, and once the machine is revoked there is none any more.
+func TestEnrollmentIsRenewed(t *testing.T) {
+	a := newAuthority(t)
+	ca := start(t, "ca", args(a.args, []string{"--lifetime", "5s"})...)
+	stdout, stderr := &lineReader{lines: make(chan string, 16)}, &lineReader{lines: make(chan string, 16)}
+	ctx, cancel := context.WithTimeout(t.Context(), testTimeout)
+	defer cancel()
+	done := make(chan int, 1)
+	go func() {
+		done <- run(ctx, []string{"enroll", ca.addr, "--json", "--ca", pki("ca.pem"), "--cert", a.path("cert.pem"), "--key", a.path("key.pem"),
+			"--attest", "softtee:tdx", "--name", "model.example", "--renew"}, strings.NewReader(""), stdout, stderr)
+	}()
+	next := func(r *lineReader) string {
+		t.Helper()
+		select {
+		case line := <-r.lines:
+			return line
+		case <-ctx.Done():
+			t.Fatal("it does not say what it should")
+			return ""
+		}
+	}
+	var first, second struct {
+		OK       bool
+		Serial   string
+		NotAfter time.Time `json:"not_after"`
+	}
+	if err := json.Unmarshal([]byte(next(stdout)), &first); err != nil || !first.OK {
+		t.Fatalf("%v: %+v", err, first)
+	}
+	if err := json.Unmarshal([]byte(next(stdout)), &second); err != nil || !second.OK || second.Serial == first.Serial {
+		t.Fatalf("%v: %+v after %+v", err, second, first)
+	}
+	if renewed := time.Now(); !renewed.Before(first.NotAfter) || !second.NotAfter.After(first.NotAfter) {
+		t.Errorf("renewed at %v: %+v after %+v", renewed, second, first)
+	}
+	cert, err := stdtls.LoadX509KeyPair(a.path("cert.pem"), a.path("key.pem"))
+	if err != nil || cert.Leaf.SerialNumber.Text(16) != second.Serial {
+		t.Errorf("%v: the file has not the certificate %s", err, second.Serial)
+	}
+	a.write(t, "revoked.json", fmt.Sprintf(`{"claims": {"mrtd": [%q]}}`, mrtd()))
+	for line := ""; !strings.Contains(line, "renewal: enrolment refused: revoked: "); {
+		line = next(stderr)
+	}
+	cancel()
+	if status := <-done; status != 0 {
+		t.Errorf("status %d", status)
+	}
+	ca.stop()
+	if e := ca.end(); !strings.Contains(e.stdout, "revoked is what it runs") {
+		t.Errorf("the authority says %s", e.stdout)
+	}
+}
+
+// A lineReader sends on what is written to it, in lines.
+type lineReader struct {
+	lines chan string
+	rest  string
+}
+
+func (r *lineReader) Write(b []byte) (int, error) {
+	r.rest += string(b)
+	for {
+		line, rest, ok := strings.Cut(r.rest, "\n")
+		if !ok {
+			return len(b), nil
+		}
+		r.rest = rest
+		r.lines <- line
+	}
+}
+
 // replayedEvidence returns evidence that another connection was given, as hexadecimal.
 func replayedEvidence(t *testing.T) string {
 	t.Helper()
@@ -126,6 +254,19 @@ func spkiOf(t *testing.T, key *ecdsa.PrivateKey) []byte {
 		t.Fatal(err)
 	}
 	return spki
+}
+
+// saying returns the n lines of an authority's standard output, once they are there: a
+// machine knows that it is refused before the authority says so.
+func saying(t *testing.T, ca *running, n int) []string {
+	t.Helper()
+	eventually(t, func() string {
+		if got := strings.Count(ca.said(), "\n"); got != n {
+			return fmt.Sprintf("the authority says %d lines, want %d: %s", got, n, ca.said())
+		}
+		return ""
+	})
+	return strings.Split(strings.TrimSpace(ca.said()), "\n")
 }
 
 // TestEnrollmentRefused: each with its own words on both sides, in two processes.
@@ -177,11 +318,7 @@ func TestEnrollmentRefused(t *testing.T) {
 	if after, err := os.ReadFile(a.path("cert.pem")); err != nil || string(after) != string(before) {
 		t.Errorf("%v: a refusal has changed the certificate", err)
 	}
-	ca.stop()
-	lines := strings.Split(strings.TrimSpace(ca.end().stdout), "\n")
-	if len(lines) != 1+len(cases) {
-		t.Errorf("the authority says %q", lines)
-	}
+	lines := saying(t, ca, 1+len(cases))
 	for _, tt := range cases {
 		said := 0
 		for _, line := range lines {
@@ -280,6 +417,7 @@ func TestEnrollmentMistakes(t *testing.T) {
 	checkMistakes(t, []mistake{
 		{[]string{"ca"}, 1, "needs --rules"},
 		{args([]string{"ca"}, a.args, []string{"--lifetime", "1ms"}), 1, "--lifetime"},
+		{args([]string{"ca"}, a.args, []string{"--max-per-address", "0"}), 1, "--max-per-address"},
 		{with("--verify", "results"), 1, "does not do"},
 		{with("--rules", pki("policy.json")), 2, "--rules"},
 		{with("--revoked", pki("policy.json")), 2, "--revoked"},

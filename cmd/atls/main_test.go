@@ -238,6 +238,7 @@ type running struct {
 	addr string
 	// metrics is the URL of --metrics, if that is among the arguments.
 	metrics string
+	said    func() string // standard output until now
 	stop    context.CancelFunc
 	end     func() exited
 }
@@ -254,7 +255,7 @@ func serve(t testing.TB, args ...string) *running {
 func start(t testing.TB, command string, args ...string) *running {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), testTimeout)
-	var stdout bytes.Buffer
+	var stdout lockedBuffer
 	stderr, errPipe := io.Pipe()
 	done := make(chan int, 1)
 	go func() {
@@ -283,7 +284,7 @@ func start(t testing.TB, command string, args ...string) *running {
 		b, _ := io.ReadAll(errs)
 		rest <- string(b)
 	}()
-	r := &running{addr: addr, metrics: metrics, stop: cancel}
+	r := &running{addr: addr, metrics: metrics, said: stdout.String, stop: cancel}
 	r.end = sync.OnceValue(func() exited {
 		e := exited{status: <-done, stderr: <-rest}
 		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
@@ -295,6 +296,24 @@ func start(t testing.TB, command string, args ...string) *running {
 	})
 	t.Cleanup(func() { cancel(); r.end() })
 	return r
+}
+
+// A lockedBuffer is written while others read it.
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lockedBuffer) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(b)
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
 }
 
 // object decodes the one JSON object that stdout must be, and checks that it has the
