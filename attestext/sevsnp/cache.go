@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/attestedtls/atls/attestext/internal/lru"
+	"github.com/attestedtls/atls/attestext/internal/revocation"
 )
 
 // DefaultCacheSize is how many platforms a [Cache] remembers unless told otherwise.
@@ -92,10 +93,10 @@ func (c *Cache) verify(key lru.Key, r *Report, l *leaf, now time.Time, skip bool
 	k, ok := c.platforms.Get(key)
 	if ok && !now.Before(k.notBefore) && !now.After(k.notAfter) && checkSignature(r.raw, k.key) {
 		v := &Verified{report: *r, line: l.line, cspID: l.exts.CspID}
-		err := checkLists([]*x509.Certificate{k.authority, k.ark}, k.lists, now)
-		if v.collateral = err == nil; v.collateral || err == errNoList && skip {
+		err := revocation.Check([]*x509.Certificate{k.authority, k.ark}, k.lists, now)
+		if v.collateral = err == nil; v.collateral || err == revocation.ErrNoList && skip {
 			if v.collateral {
-				v.issued = newest(k.lists, now)
+				v.issued = revocation.Newest(k.lists, now)
 			}
 			c.hits.Add(1)
 			return v

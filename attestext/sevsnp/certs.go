@@ -4,12 +4,12 @@ import (
 	"bytes"
 	"crypto/x509"
 	"encoding/binary"
-	"encoding/pem"
-	"errors"
 	"fmt"
 	"slices"
 
 	"github.com/attestedtls/atls/attestext"
+	"github.com/attestedtls/atls/attestext/internal/revocation"
+	"github.com/attestedtls/atls/attestext/internal/strictpem"
 )
 
 // MaxCertificatesSize bounds an encoded table of certificates, in bytes. Real ones
@@ -93,7 +93,7 @@ func ParseCertificates(b []byte) (*Certificates, error) {
 		}
 	}
 	if data, ok := entries[guidCRL]; ok {
-		if c.CRL, err = parseCRL(data); err != nil {
+		if c.CRL, err = revocation.Parse(data); err != nil {
 			return nil, badCertificates("CRL: %w", err)
 		}
 	}
@@ -187,7 +187,7 @@ func (c *Certificates) Marshal() []byte {
 // parseCertificate reads one certificate in DER, or in PEM, as some hosts hold them.
 func parseCertificate(b []byte) (*x509.Certificate, error) {
 	if bytes.HasPrefix(b, []byte("-----BEGIN")) {
-		certs, err := parsePEM(b, "CERTIFICATE", x509.ParseCertificate)
+		certs, err := strictpem.Parse(b, pemCertificate, x509.ParseCertificate)
 		if err != nil {
 			return nil, err
 		}
@@ -197,36 +197,4 @@ func parseCertificate(b []byte) (*x509.Certificate, error) {
 		return certs[0], nil
 	}
 	return x509.ParseCertificate(b)
-}
-
-// parseCRL reads a revocation list in DER.
-func parseCRL(der []byte) (*x509.RevocationList, error) {
-	l, err := x509.ParseRevocationList(der)
-	if err != nil {
-		return nil, err
-	}
-	if l.NextUpdate.IsZero() {
-		return nil, errors.New("revocation list does not say when it expires")
-	}
-	return l, nil
-}
-
-// parsePEM reads blocks of one type and nothing else.
-func parsePEM[T any](b []byte, blockType string, parse func([]byte) (T, error)) ([]T, error) {
-	var all []T
-	for len(bytes.TrimSpace(b)) != 0 {
-		block, rest := pem.Decode(b)
-		switch {
-		case block == nil:
-			return nil, errors.New("not PEM, or data after it")
-		case block.Type != blockType:
-			return nil, fmt.Errorf("PEM block %q, want %q", block.Type, blockType)
-		}
-		v, err := parse(block.Bytes)
-		if err != nil {
-			return nil, err
-		}
-		all, b = append(all, v), rest
-	}
-	return all, nil
 }

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/attestedtls/atls/attestext"
+	"github.com/attestedtls/atls/attestext/internal/revocation"
 	"github.com/google/go-sev-guest/abi"
 	"github.com/google/go-sev-guest/kds"
 )
@@ -28,12 +29,12 @@ func (c *Collateral) Check(roots *Roots, now time.Time) error {
 	}
 	for _, l := range slices.Concat(c.vcekCRLs, c.vlekCRLs) {
 		if !slices.ContainsFunc(roots.arks, func(ark *x509.Certificate) bool {
-			return len(listsOf(ark, []*x509.RevocationList{l})) == 1
+			return len(revocation.By(ark, []*x509.RevocationList{l})) == 1
 		}) {
 			return attestext.Errorf(attestext.ErrSignature, op, "revocation list by %q is signed by no trusted root", l.Issuer.CommonName)
 		}
-		if now.Before(l.ThisUpdate) || !now.Before(l.NextUpdate) {
-			return attestext.Errorf(attestext.ErrPolicy, op, "%w: valid from %v to %v", errExpired, l.ThisUpdate.UTC(), l.NextUpdate.UTC())
+		if !revocation.Current(l, now) {
+			return &attestext.Error{Class: attestext.ErrPolicy, Op: op, Err: revocation.Expired(l)}
 		}
 	}
 	trusted := slices.Clone(roots.arks)

@@ -5,13 +5,13 @@ import (
 	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
-	"errors"
-	"fmt"
 	"slices"
 	"time"
 
 	"github.com/attestedtls/atls/attestext"
+	"github.com/attestedtls/atls/attestext/internal/revocation"
 	"github.com/attestedtls/atls/attestext/internal/strictjson"
+	"github.com/attestedtls/atls/attestext/internal/strictpem"
 )
 
 // MaxCollateralSize bounds an encoded [Collateral], in bytes.
@@ -54,7 +54,7 @@ func NewCollateral(p *CollateralParts) (*Collateral, error) {
 		src  [][]byte
 	}{{"vcek_crls", &c.vcekCRLs, p.VCEKCRLs}, {"vlek_crls", &c.vlekCRLs, p.VLEKCRLs}} {
 		for _, der := range l.src {
-			crl, err := parseCRL(der)
+			crl, err := revocation.Parse(der)
 			if err != nil {
 				return nil, badCollateral("%s: %w", l.name, err)
 			}
@@ -81,10 +81,7 @@ type collateralFile struct {
 	Certificates string `json:"certificates,omitempty"`
 }
 
-const (
-	pemCRL         = "X509 CRL"
-	pemCertificate = "CERTIFICATE"
-)
+const pemCertificate = "CERTIFICATE"
 
 // ParseCollateral reads what [Collateral.Marshal] writes: a JSON object with the
 // members vcek_crls, vlek_crls and certificates, each a string of PEM and each of
@@ -106,13 +103,13 @@ func ParseCollateral(data []byte) (*Collateral, error) {
 		name, src, blockType string
 		dst                  *[][]byte
 	}{
-		{"vcek_crls", f.VCEKCRLs, pemCRL, &p.VCEKCRLs},
-		{"vlek_crls", f.VLEKCRLs, pemCRL, &p.VLEKCRLs},
+		{"vcek_crls", f.VCEKCRLs, revocation.PEMType, &p.VCEKCRLs},
+		{"vlek_crls", f.VLEKCRLs, revocation.PEMType, &p.VLEKCRLs},
 		{"certificates", f.Certificates, pemCertificate, &p.Certificates},
 	} {
 		var err error
 		same := func(der []byte) ([]byte, error) { return der, nil }
-		if *m.dst, err = parsePEM([]byte(m.src), m.blockType, same); err != nil {
+		if *m.dst, err = strictpem.Parse([]byte(m.src), m.blockType, same); err != nil {
 			return nil, badCollateral("%s: %w", m.name, err)
 		}
 	}
@@ -127,7 +124,7 @@ func (c *Collateral) Marshal() ([]byte, error) {
 		src []*x509.RevocationList
 	}{{&f.VCEKCRLs, c.vcekCRLs}, {&f.VLEKCRLs, c.vlekCRLs}} {
 		for _, crl := range l.src {
-			*l.dst += string(pem.EncodeToMemory(&pem.Block{Type: pemCRL, Bytes: crl.Raw}))
+			*l.dst += string(pem.EncodeToMemory(&pem.Block{Type: revocation.PEMType, Bytes: crl.Raw}))
 		}
 	}
 	for _, cert := range c.certs {
@@ -142,13 +139,7 @@ func (c *Collateral) Marshal() ([]byte, error) {
 
 // NextUpdate returns when the first of the revocation lists expires.
 func (c *Collateral) NextUpdate() time.Time {
-	var t time.Time
-	for _, l := range append(c.vcekCRLs[:len(c.vcekCRLs):len(c.vcekCRLs)], c.vlekCRLs...) {
-		if t.IsZero() || l.NextUpdate.Before(t) {
-			t = l.NextUpdate
-		}
-	}
-	return t
+	return revocation.NextUpdate(slices.Concat(c.vcekCRLs, c.vlekCRLs)...)
 }
 
 // OlderThan reports whether c lacks a revocation list that d has, or has only one by the
@@ -183,58 +174,4 @@ func (c *Collateral) certificates() []*x509.Certificate {
 		return nil
 	}
 	return c.certs
-}
-
-var (
-	errNoList  = errors.New("no revocation list by this platform's root")
-	errExpired = errors.New("revocation lists are not current")
-)
-
-// listsOf returns those of lists that ark issued. go-sev-guest has a check of
-// revocation, but it looks neither at the authority of VLEKs nor at dates, and would
-// fetch.
-func listsOf(ark *x509.Certificate, lists []*x509.RevocationList) []*x509.RevocationList {
-	var out []*x509.RevocationList
-	for _, l := range lists {
-		if bytes.Equal(l.RawIssuer, ark.RawSubject) && l.CheckSignatureFrom(ark) == nil {
-			out = append(out, l)
-		}
-	}
-	return out
-}
-
-// checkLists checks that none of chain, certificates that one root issued, is on a list
-// that the root issued, and that there is a list that is current. A list that is not
-// current revokes as well.
-//
-// AMD revokes authorities. It does not revoke the certificates of chips, which a
-// new TCB makes anew, and all of which have the same serial number.
-func checkLists(chain []*x509.Certificate, lists []*x509.RevocationList, now time.Time) error {
-	err := errNoList
-	for _, l := range lists {
-		for _, e := range l.RevokedCertificateEntries {
-			for _, c := range chain {
-				if e.SerialNumber.Cmp(c.SerialNumber) == 0 {
-					return &revokedError{c.Subject.CommonName, e.RevocationTime}
-				}
-			}
-		}
-		switch {
-		case !now.Before(l.ThisUpdate) && now.Before(l.NextUpdate):
-			err = nil
-		case err != nil:
-			err = fmt.Errorf("%w: valid from %v to %v", errExpired, l.ThisUpdate.UTC(), l.NextUpdate.UTC())
-		}
-	}
-	return err
-}
-
-// A revokedError says that a certificate is on a revocation list.
-type revokedError struct {
-	name string
-	at   time.Time
-}
-
-func (e *revokedError) Error() string {
-	return fmt.Sprintf("%s is revoked since %v", e.name, e.at.UTC())
 }

@@ -1,5 +1,7 @@
 package sevsnp
 
+import "github.com/attestedtls/atls/attestext/internal/revocation"
+
 // Warm verifies r with what the cache in o remembers and nothing else, or returns nil.
 func Warm(r *Report, c *Certificates, o *VerifyOptions) *Verified {
 	l, err := endorsement(r, c, o.Collateral)
@@ -22,7 +24,7 @@ func (cache *Cache) Confuse(r *Report, c *Certificates, from, to *VerifyOptions)
 		return false
 	}
 	moved := *k
-	moved.lists = listsOf(k.ark, lists)
+	moved.lists = revocation.By(k.ark, lists)
 	cache.platforms.Put(cacheKey(r, l, c, to.Roots, to.Collateral, lists), &moved)
 	return true
 }

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/attestedtls/atls/attestext/internal/strictpem"
 	"github.com/google/go-sev-guest/verify/trust"
 )
 
@@ -76,7 +77,7 @@ func NewRoots(certs ...*x509.Certificate) (*Roots, error) {
 // ParseRoots reads Roots out of PEM, as the cert_chain of AMD's Key Distribution
 // Service has them. There must be a root.
 func ParseRoots(pem []byte) (*Roots, error) {
-	certs, err := parsePEM(pem, "CERTIFICATE", x509.ParseCertificate)
+	certs, err := strictpem.Parse(pem, pemCertificate, x509.ParseCertificate)
 	if err != nil {
 		return nil, fmt.Errorf("parse SNP roots: %w", err)
 	}
@@ -108,7 +109,7 @@ var amdRoots = sync.OnceValue(func() *Roots {
 		trust.AskArkMilanVcekBytes, trust.AskArkMilanVlekBytes,
 		trust.AskArkGenoaVcekBytes, trust.AskArkGenoaVlekBytes,
 	} {
-		parsed, err := parsePEM(chain, "CERTIFICATE", x509.ParseCertificate)
+		parsed, err := strictpem.Parse(chain, pemCertificate, x509.ParseCertificate)
 		if err != nil {
 			panic("sevsnp: embedded root: " + err.Error())
 		}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/attestedtls/atls/attestext"
+	"github.com/attestedtls/atls/attestext/internal/revocation"
 	"github.com/google/go-sev-guest/abi"
 	"github.com/google/go-sev-guest/kds"
 	pb "github.com/google/go-sev-guest/proto/sevsnp"
@@ -127,16 +128,20 @@ func Verify(r *Report, c *Certificates, opts *VerifyOptions) (*Verified, error) 
 		return nil, err
 	}
 	v := &Verified{report: *fresh, line: leaf.line, cspID: leaf.exts.CspID}
-	lists = listsOf(ark, lists)
-	err = checkLists([]*x509.Certificate{authority, ark}, lists, now)
-	var revoked *revokedError
+	lists = revocation.By(ark, lists)
+	// AMD revokes authorities. It does not revoke the certificates of chips, which a new
+	// TCB makes anew, and all of which have the same serial number. go-sev-guest has a check
+	// of revocation, but it looks neither at the authority of VLEKs nor at dates, and would
+	// fetch.
+	err = revocation.Check([]*x509.Certificate{authority, ark}, lists, now)
+	var revoked *revocation.RevokedError
 	switch {
 	case err == nil:
-		v.collateral, v.issued = true, newest(lists, now)
+		v.collateral, v.issued = true, revocation.Newest(lists, now)
 	case errors.As(err, &revoked):
 		return nil, &attestext.Error{Class: attestext.ErrSignature, Op: opVerify, Err: err}
-	case errors.Is(err, errNoList) && opts.InsecureSkipCollateral:
-	case errors.Is(err, errNoList):
+	case errors.Is(err, revocation.ErrNoList) && opts.InsecureSkipCollateral:
+	case errors.Is(err, revocation.ErrNoList):
 		return nil, fail(attestext.ErrUnavailable, "%w, %s: supply AMD's in the collateral, or skip it explicitly", err, ark.Subject.CommonName)
 	default:
 		return nil, &attestext.Error{Class: attestext.ErrPolicy, Op: opVerify, Err: err}
@@ -406,16 +411,6 @@ func (v *Verified) CollateralChecked() bool { return v.collateral }
 // CollateralIssued returns when the newest revocation list was issued that was current
 // and covers the report's authority; zero where revocation was not checked.
 func (v *Verified) CollateralIssued() time.Time { return v.issued }
-
-// newest returns when the newest of lists was issued, of those that are current at now.
-func newest(lists []*x509.RevocationList, now time.Time) (t time.Time) {
-	for _, l := range lists {
-		if !now.Before(l.ThisUpdate) && now.Before(l.NextUpdate) && l.ThisUpdate.After(t) {
-			t = l.ThisUpdate
-		}
-	}
-	return t
-}
 
 // ProductLine returns Milan or Genoa.
 func (v *Verified) ProductLine() string { return v.line }
