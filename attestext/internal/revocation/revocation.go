@@ -5,6 +5,7 @@ package revocation
 import (
 	"bytes"
 	"crypto/x509"
+	"crypto/x509/pkix"
 	"errors"
 	"fmt"
 	"time"
@@ -21,24 +22,51 @@ var (
 
 // A RevokedError says that a certificate is on a revocation list.
 type RevokedError struct {
-	Name string
-	At   time.Time
+	Certificate *x509.Certificate
+	At          time.Time
 }
 
 func (e *RevokedError) Error() string {
-	return fmt.Sprintf("%s is revoked since %v", e.Name, e.At.UTC())
+	name := e.Certificate.Subject.CommonName
+	if name == "" { // as in the certificates of TPMs
+		name = "certificate with the serial number " + e.Certificate.SerialNumber.String()
+	}
+	return fmt.Sprintf("%s is revoked since %v", name, e.At.UTC())
 }
 
-// Parse reads a list in DER. One that does not say when it expires is an error.
+// Parse reads a complete list in DER. One that does not say when it expires is an error,
+// and so is one with a critical extension, or with one in an entry: it is not for all that
+// its issuer has issued, not by itself, or not about its issuer's certificates alone
+// (RFC 5280, sections 5.2.4, 5.2.5 and 5.3.3).
 func Parse(der []byte) (*x509.RevocationList, error) {
 	l, err := x509.ParseRevocationList(der)
 	if err != nil {
 		return nil, err
 	}
+	if len(l.Raw) != len(der) { // which crypto/x509 lets pass
+		return nil, errors.New("revocation list has bytes after its end")
+	}
 	if l.NextUpdate.IsZero() {
 		return nil, errors.New("revocation list does not say when it expires")
 	}
+	if err := checkExtensions(l.Extensions); err != nil {
+		return nil, err
+	}
+	for _, e := range l.RevokedCertificateEntries {
+		if err := checkExtensions(e.Extensions); err != nil {
+			return nil, err
+		}
+	}
 	return l, nil
+}
+
+func checkExtensions(extensions []pkix.Extension) error {
+	for _, e := range extensions {
+		if e.Critical {
+			return fmt.Errorf("revocation list has the critical extension %v: supply the complete list of the authority", e.Id)
+		}
+	}
+	return nil
 }
 
 // By returns those of lists that issuer has signed.
@@ -86,7 +114,7 @@ func Check(certs []*x509.Certificate, lists []*x509.RevocationList, now time.Tim
 		for _, e := range l.RevokedCertificateEntries {
 			for _, c := range certs {
 				if e.SerialNumber.Cmp(c.SerialNumber) == 0 {
-					return &RevokedError{c.Subject.CommonName, e.RevocationTime}
+					return &RevokedError{c, e.RevocationTime}
 				}
 			}
 		}
