@@ -190,14 +190,7 @@ func (p *Policy) EvaluateSNP(c SNP) (*Decision, error) {
 		s = p.SNP
 	}
 
-	switch {
-	case c.CollateralChecked():
-		d.add(Affirming, "collateral", "no certificate revoked")
-	case s.InsecureSkipCollateral:
-		d.add(Warning, "collateral", "revocation was not checked, which the policy allows")
-	default:
-		d.add(Contraindicated, "collateral", "revocation was not checked, want it checked")
-	}
+	d.revocation(c.CollateralChecked(), s.InsecureSkipCollateral)
 	switch {
 	case !c.Debug():
 		d.add(Affirming, "debug", "off")
@@ -242,6 +235,19 @@ func (p *Policy) EvaluateSNP(c SNP) (*Decision, error) {
 	}
 	d.chip(s, c.ChipID())
 	return d, d.Err()
+}
+
+// revocation says whether revocation was checked, and must be unless it is skipped.
+func (d *Decision) revocation(checked, skip bool) {
+	const claim = "collateral"
+	switch {
+	case checked:
+		d.add(Affirming, claim, "no certificate revoked")
+	case skip:
+		d.add(Warning, claim, "revocation was not checked, which the policy allows")
+	default:
+		d.add(Contraindicated, claim, "revocation was not checked, want it checked")
+	}
 }
 
 // tcb compares component by component: a higher one does not make up for a lower one.

@@ -29,6 +29,17 @@ type TPMPolicy struct {
 	// EKIDs are the machines that are acceptable, by endorsement key. A key that is
 	// certified and not enrolled says nothing of its machine, and is refused.
 	EKIDs []EKID `json:"ek_ids,omitempty"`
+
+	// InsecureSkipCollateral accepts keys that are certified and whose revocation could
+	// not be checked, for want of a revocation list. Keys that are enrolled need none.
+	//
+	// WARNING: keys and TPMs whose certificates were revoked pass.
+	InsecureSkipCollateral bool `json:"insecure_skip_collateral,omitempty"`
+}
+
+// SkipTPMCollateral reports whether p accepts certified keys of TPMs without a revocation list.
+func (p *Policy) SkipTPMCollateral() bool {
+	return p != nil && p.TPM != nil && p.TPM.InsecureSkipCollateral
 }
 
 // pcrCount is how many PCRs a bank has.
@@ -115,6 +126,10 @@ type TPM interface {
 	ResetCount() (count uint32, ok bool)
 	// EK has 32 bytes, or none where it is not known in which TPM the key is.
 	EK() []byte
+	// Certified says whether the key was trusted by certificate, and not by enrolment.
+	// CollateralChecked says whether its revocation was then checked.
+	Certified() bool
+	CollateralChecked() bool
 }
 
 // EvaluateTPM compares the claims of c with p. The Decision is never nil; where
@@ -131,6 +146,9 @@ func (p *Policy) EvaluateTPM(c TPM) (*Decision, error) {
 			return d, d.Err()
 		}
 		t = p.TPM
+	}
+	if c.Certified() {
+		d.revocation(c.CollateralChecked(), t.InsecureSkipCollateral)
 	}
 	if len(t.PCRs) == 0 {
 		d.add(Warning, "pcrs", "measurement not checked: no reference values")

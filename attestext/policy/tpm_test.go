@@ -17,6 +17,8 @@ type fakeTPM struct {
 	resets   uint32
 	own      bool
 	ek       []byte
+
+	certified, checked bool
 }
 
 func (f *fakeTPM) PCR(bank string, index int) []byte {
@@ -28,6 +30,8 @@ func (f *fakeTPM) PCR(bank string, index int) []byte {
 func (f *fakeTPM) FirmwareVersion() (uint64, bool) { return f.firmware, f.own }
 func (f *fakeTPM) ResetCount() (uint32, bool)      { return f.resets, f.own }
 func (f *fakeTPM) EK() []byte                      { return f.ek }
+func (f *fakeTPM) Certified() bool                 { return f.certified }
+func (f *fakeTPM) CollateralChecked() bool         { return f.checked }
 
 func goodTPM() *fakeTPM {
 	return &fakeTPM{
@@ -78,6 +82,9 @@ func TestTPMClaimsAreCompared(t *testing.T) {
 		{"disguised firmware", func(f *fakeTPM, _ *TPMPolicy) { f.own = false }, Contraindicated, "disguise its version"},
 		{"booted anew", func(f *fakeTPM, _ *TPMPolicy) { f.resets++ }, Contraindicated, "reset_count: got 6"},
 		{"disguised count", func(f *fakeTPM, p *TPMPolicy) { f.own, p.FirmwareVersions = false, nil }, Contraindicated, "disguise its count"},
+		{"certified", func(f *fakeTPM, _ *TPMPolicy) { f.certified, f.checked = true, true }, Affirming, ""},
+		{"revocation not checked", func(f *fakeTPM, _ *TPMPolicy) { f.certified = true }, Contraindicated, "collateral: revocation was not checked"},
+		{"revocation not checked, as allowed", func(f *fakeTPM, p *TPMPolicy) { f.certified, p.InsecureSkipCollateral = true, true }, Warning, "which the policy allows"},
 		{"other EK", func(f *fakeTPM, _ *TPMPolicy) { f.ek[0] ^= 1 }, Contraindicated, "ek_ids: got 0203"},
 		{"no EK", func(f *fakeTPM, _ *TPMPolicy) { f.ek = nil }, Contraindicated, "nobody has said"},
 		{"zero EK", func(f *fakeTPM, p *TPMPolicy) { f.ek, p.EKIDs = make([]byte, 32), []EKID{{}} }, Contraindicated, "nobody has said"},
@@ -99,6 +106,14 @@ func TestTPMClaimsAreCompared(t *testing.T) {
 		}
 	}
 	var none *Policy
+	if none.SkipTPMCollateral() || p.SkipTPMCollateral() || !(&Policy{TPM: &TPMPolicy{InsecureSkipCollateral: true}}).SkipTPMCollateral() {
+		t.Error("revocation is skipped where it must not be, or the other way around")
+	}
+	unchecked := goodTPM()
+	unchecked.certified = true
+	if _, err := none.EvaluateTPM(unchecked); !errors.Is(err, attestext.ErrPolicy) {
+		t.Errorf("no policy, and revocation not checked: %v", err)
+	}
 	if d, err := none.EvaluateTPM(goodTPM()); err != nil || d.Verdict != Warning {
 		t.Errorf("no policy: %v, %v", d, err)
 	}

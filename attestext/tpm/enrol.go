@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/attestedtls/atls/attestext"
 	"github.com/attestedtls/atls/attestext/internal/strict"
 	"github.com/google/go-tpm/tpm2"
 )
@@ -45,6 +46,15 @@ type EKTrust struct {
 	// Roots are what certificates of EKs may begin with: those of the TPM's
 	// manufacturers. nil is none.
 	Roots *x509.CertPool
+	// Collateral has the revocation lists of the authorities below Roots, and theirs. A
+	// list that is missing is an error, unless InsecureSkipCollateral is set. Nothing is
+	// ever fetched.
+	Collateral *Collateral
+	// InsecureSkipCollateral does without a revocation list. One that is there is
+	// checked all the same.
+	//
+	// WARNING: TPMs whose certificates were revoked pass.
+	InsecureSkipCollateral bool
 	// IDs are EKs that are known by themselves, for example from the machine's maker.
 	IDs []EKID
 	// InsecureAny accepts any EK.
@@ -72,11 +82,15 @@ const opEnrol = "enrol TPM"
 // for the TPM that has both (TPM2_MakeCredential). Hand the Credential to the machine,
 // and its answer to [Enrolment.Finish].
 //
-// The certificate of an EK must be for the extended key usage tcg-kp-EKCertificate.
+// The certificate of an EK must be for the extended key usage tcg-kp-EKCertificate, and
+// not be revoked. Nobody looks again once the AK is enrolled: a policy can deny the EK.
+//
+// Errors are of class [attestext.ErrSignature]; [attestext.ErrPolicy] where every
+// revocation list of an authority has expired, and [attestext.ErrUnavailable] where there is none.
 func NewEnrolment(req *EnrolRequest, trust *EKTrust) (*Enrolment, *Credential, error) {
 	e, c, err := newEnrolment(req, trust)
 	if err != nil {
-		return nil, nil, fmt.Errorf("%s: %w", opEnrol, err)
+		return nil, nil, classed(opEnrol, err)
 	}
 	return e, c, nil
 }
@@ -122,7 +136,8 @@ func newEnrolment(req *EnrolRequest, trust *EKTrust) (*Enrolment, *Credential, e
 }
 
 // Finish compares what the TPM read out of the credential with what was put in, and
-// returns the key to put into [Trust.Keys]. It serves once, whatever the answer.
+// returns the key to put into [Trust.Keys]. It serves once, whatever the answer. Errors
+// are of class [attestext.ErrSignature].
 func (e *Enrolment) Finish(answer []byte) (EnrolledKey, error) {
 	e.mu.Lock()
 	want := e.secret
@@ -130,9 +145,9 @@ func (e *Enrolment) Finish(answer []byte) (EnrolledKey, error) {
 	e.mu.Unlock()
 	switch {
 	case want == nil:
-		return EnrolledKey{}, fmt.Errorf("%s: the credential has been answered before: begin anew", opEnrol)
+		return EnrolledKey{}, attestext.Errorf(attestext.ErrSignature, opEnrol, "the credential has been answered before: begin anew")
 	case subtle.ConstantTimeCompare(answer, want) != 1:
-		return EnrolledKey{}, fmt.Errorf("%s: the answer is wrong: the attestation key is not in the TPM of that endorsement key", opEnrol)
+		return EnrolledKey{}, attestext.Errorf(attestext.ErrSignature, opEnrol, "the answer is wrong: the attestation key is not in the TPM of that endorsement key")
 	}
 	return e.key, nil
 }
@@ -170,7 +185,9 @@ func (t *EKTrust) check(ek *Public, id EKID, chain [][]byte) error {
 	if !certifies(certs[0], ek) {
 		return errors.New("certificate is for another key than the endorsement key")
 	}
-	if err := verifyChain(certs, t.Roots, oidEKCertificate, t.Now); err != nil {
+	if _, err := verifyChain(certs, &chainOptions{
+		roots: t.Roots, purpose: oidEKCertificate, collateral: t.Collateral, skipCollateral: t.InsecureSkipCollateral, now: t.Now,
+	}); err != nil {
 		return fmt.Errorf("endorsement key: %w", err)
 	}
 	return nil

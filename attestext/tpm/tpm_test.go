@@ -12,6 +12,7 @@ import (
 	"crypto/x509/pkix"
 	"encoding/asn1"
 	"encoding/binary"
+	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -198,7 +199,7 @@ func encode(t testing.TB, p *tpm.Parts, more map[string]any) []byte {
 	return b
 }
 
-func verify(t testing.TB, q *quoted, trust *tpm.Trust) (*tpm.Verified, error) {
+func verify(t testing.TB, q *quoted, trust *tpm.Trust, collateral *tpm.Collateral) (*tpm.Verified, error) {
 	t.Helper()
 	b, err := q.parts(t).Marshal()
 	if err != nil {
@@ -208,7 +209,7 @@ func verify(t testing.TB, q *quoted, trust *tpm.Trust) (*tpm.Verified, error) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return tpm.Verify(parsed, &tpm.VerifyOptions{Trust: trust, Now: testTime})
+	return tpm.Verify(parsed, &tpm.VerifyOptions{Trust: trust, Collateral: collateral, Now: testTime})
 }
 
 func wantClass(t testing.TB, what string, err, class error, says string) {
@@ -239,7 +240,7 @@ func TestQuoteIsReadAndVerified(t *testing.T) {
 		q := honest()
 		q.key, q.public = k.key, k.public
 		q.qualify(0x4000000B)
-		v, err := verify(t, q, q.trust())
+		v, err := verify(t, q, q.trust(), nil)
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
@@ -254,7 +255,7 @@ func TestQuoteIsReadAndVerified(t *testing.T) {
 	}
 	q := honest()
 	q.qualify(0x40000001) // owner
-	v, err := verify(t, q, q.trust())
+	v, err := verify(t, q, q.trust(), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -407,16 +408,16 @@ func TestQuoteThatIsNotGenuineIsRefused(t *testing.T) {
 	} {
 		q := honest()
 		c.change(q)
-		_, err := verify(t, q, q.trust())
+		_, err := verify(t, q, q.trust(), nil)
 		wantClass(t, name, err, attestext.ErrSignature, c.says)
 	}
 	q := honest()
-	_, err := verify(t, q, &tpm.Trust{Keys: []tpm.EnrolledKey{{Name: append([]byte{0, 0x0b}, make([]byte, 32)...), EK: tpm.EKID{1}}}})
+	_, err := verify(t, q, &tpm.Trust{Keys: []tpm.EnrolledKey{{Name: append([]byte{0, 0x0b}, make([]byte, 32)...), EK: tpm.EKID{1}}}}, nil)
 	wantClass(t, "not enrolled", err, attestext.ErrSignature, "not enrolled")
-	_, err = verify(t, q, &tpm.Trust{Keys: []tpm.EnrolledKey{{Name: q.name()}}})
+	_, err = verify(t, q, &tpm.Trust{Keys: []tpm.EnrolledKey{{Name: q.name()}}}, nil)
 	wantClass(t, "enrolled in no TPM", err, attestext.ErrSignature, "not enrolled")
 	for _, trust := range []*tpm.Trust{nil, {}} {
-		_, err = verify(t, q, trust)
+		_, err = verify(t, q, trust, nil)
 		wantClass(t, "no trust", err, attestext.ErrUnavailable, "trusted")
 	}
 	_, err = tpm.Verify(&tpm.Quote{}, &tpm.VerifyOptions{Trust: q.trust()})
@@ -453,7 +454,9 @@ var (
 
 func issue(t testing.TB, template, parent *x509.Certificate, pub crypto.PublicKey, signer crypto.Signer) *x509.Certificate {
 	t.Helper()
-	template.SerialNumber = big.NewInt(1)
+	if template.SerialNumber == nil {
+		template.SerialNumber = big.NewInt(1)
+	}
 	if template.NotAfter.IsZero() {
 		template.NotBefore, template.NotAfter = testTime.Add(-time.Hour), testTime.Add(time.Hour)
 	}
@@ -472,7 +475,7 @@ func issue(t testing.TB, template, parent *x509.Certificate, pub crypto.PublicKe
 }
 
 func caTemplate(name string) *x509.Certificate {
-	return &x509.Certificate{Subject: pkix.Name{CommonName: name}, IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}
+	return &x509.Certificate{Subject: pkix.Name{CommonName: name}, IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign}
 }
 
 func authority(t testing.TB) *x509.Certificate {
@@ -555,7 +558,7 @@ func TestCertifiedKeyIsTrusted(t *testing.T) {
 			if !c.noLeaf {
 				q.chain = [][]byte{l.Raw, m.Raw}
 			}
-			v, err := verify(t, q, trust)
+			v, err := verify(t, q, trust, collateral(t, list(t, root, "root"), list(t, m, "middle")))
 			if c.says != "" {
 				wantClass(t, "chain", err, attestext.ErrSignature, c.says)
 				return
@@ -563,13 +566,199 @@ func TestCertifiedKeyIsTrusted(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if !v.Certified() || v.EK() != nil || v.AK() == ([32]byte{}) {
+			if !v.Certified() || !v.CollateralChecked() || v.EK() != nil || v.AK() == ([32]byte{}) {
 				t.Errorf("certified %v, EK %x, AK %x", v.Certified(), v.EK(), v.AK())
 			}
-			_, err = verify(t, q, &tpm.Trust{Keys: []tpm.EnrolledKey{{Name: append([]byte{0, 0x0b}, make([]byte, 32)...), EK: tpm.EKID{1}}}})
+			_, err = verify(t, q, &tpm.Trust{Keys: []tpm.EnrolledKey{{Name: append([]byte{0, 0x0b}, make([]byte, 32)...), EK: tpm.EKID{1}}}}, nil)
 			wantClass(t, "no roots", err, attestext.ErrSignature, "no root")
 		})
 	}
+}
+
+// list returns the revocation list by issuer, with the key of that name, that is current
+// at testTime and has the serial numbers.
+func list(t testing.TB, issuer *x509.Certificate, key string, serials ...int64) []byte {
+	t.Helper()
+	return listAt(t, issuer, key, testTime, serials...)
+}
+
+// listAt returns one that is current from a minute before that time to a minute after.
+func listAt(t testing.TB, issuer *x509.Certificate, name string, at time.Time, serials ...int64) []byte {
+	t.Helper()
+	l := &x509.RevocationList{Number: big.NewInt(1), ThisUpdate: at.Add(-time.Minute), NextUpdate: at.Add(time.Minute)}
+	for _, s := range serials {
+		l.RevokedCertificateEntries = append(l.RevokedCertificateEntries,
+			x509.RevocationListEntry{SerialNumber: big.NewInt(s), RevocationTime: l.ThisUpdate})
+	}
+	signer := &x509.Certificate{RawSubject: issuer.RawSubject, SubjectKeyId: []byte{1}, KeyUsage: x509.KeyUsageCRLSign}
+	der, err := x509.CreateRevocationList(rand.Reader, l, signer, key(name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return der
+}
+
+// collateralFile returns the collateral with lists in DER.
+func collateralFile(t testing.TB, lists ...[]byte) []byte {
+	t.Helper()
+	var text strings.Builder
+	for _, l := range lists {
+		text.Write(pem.EncodeToMemory(&pem.Block{Type: "X509 CRL", Bytes: l}))
+	}
+	b, err := json.Marshal(map[string]string{"crls": text.String()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+func collateral(t testing.TB, lists ...[]byte) *tpm.Collateral {
+	t.Helper()
+	c, err := tpm.ParseCollateral(collateralFile(t, lists...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func TestRevokedKeyIsRefused(t *testing.T) {
+	root := authority(t)
+	serial := func(n int64, c *x509.Certificate) *x509.Certificate { c.SerialNumber = big.NewInt(n); return c }
+	m := issue(t, serial(2, caTemplate("middle")), root, key("middle").Public(), key("root"))
+	again := issue(t, serial(4, caTemplate("middle")), root, key("middle").Public(), key("root"))
+	other := issue(t, caTemplate("middle"), nil, key("other").Public(), key("other"))
+	leaf := func(usage asn1.ObjectIdentifier, of string) *x509.Certificate {
+		return issue(t, serial(3, &x509.Certificate{UnknownExtKeyUsage: []asn1.ObjectIdentifier{usage}}), m, key(of).Public(), key("middle"))
+	}
+	roots := x509.NewCertPool()
+	roots.AddCert(root)
+	q := honest()
+	ak, ek := leaf(oidAIK, "AK"), leaf(oidEK, "EK")
+
+	byRoot, byMiddle := list(t, root, "root", 9), list(t, m, "middle", 9)
+	for _, c := range []struct {
+		name  string
+		lists [][]byte
+		more  []*x509.Certificate // in the chain
+		class error               // nil: accepted
+		says  string
+		skips bool // accepted, unchecked, where a list may be missing
+	}{
+		{name: "current", lists: [][]byte{byRoot, byMiddle}},
+		{name: "key", lists: [][]byte{byRoot, list(t, m, "middle", 3)}, class: attestext.ErrSignature, says: "serial number 3 is revoked"},
+		{name: "authority", lists: [][]byte{list(t, root, "root", 2), byMiddle}, class: attestext.ErrSignature, says: "middle is revoked"},
+		{name: "authority, and no list by it", lists: [][]byte{list(t, root, "root", 2)}, class: attestext.ErrSignature, says: "middle is revoked"},
+		{name: "key, by a list that has expired", lists: [][]byte{byRoot, byMiddle, listAt(t, m, "middle", testTime.Add(-time.Hour), 3)},
+			class: attestext.ErrSignature, says: "is revoked"},
+		{name: "authority, and certified twice", lists: [][]byte{list(t, root, "root", 2), byMiddle}, more: []*x509.Certificate{again}},
+		{name: "same number of another authority", lists: [][]byte{list(t, root, "root", 3), list(t, m, "middle", 2)}},
+		{name: "expired", lists: [][]byte{byRoot, listAt(t, m, "middle", testTime.Add(-time.Minute))}, class: attestext.ErrPolicy, says: "not current"},
+		{name: "not yet", lists: [][]byte{byRoot, listAt(t, m, "middle", testTime.Add(61*time.Second))}, class: attestext.ErrPolicy, says: "not current"},
+		{name: "of the root, expired", lists: [][]byte{listAt(t, root, "root", testTime.Add(-time.Minute)), byMiddle}, class: attestext.ErrPolicy, says: "not current"},
+		{name: "of another with its name", lists: [][]byte{byRoot, list(t, other, "other")}, class: attestext.ErrUnavailable, says: "CN=middle", skips: true},
+		{name: "of the root missing", lists: [][]byte{byMiddle}, class: attestext.ErrUnavailable, says: "CN=root", skips: true},
+		{name: "missing", class: attestext.ErrUnavailable, says: "supply it in the collateral", skips: true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			var with *tpm.Collateral
+			if c.lists != nil {
+				with = collateral(t, c.lists...)
+			}
+			chain := func(leaf *x509.Certificate) [][]byte {
+				ders := [][]byte{leaf.Raw, m.Raw}
+				for _, c := range c.more {
+					ders = append(ders, c.Raw)
+				}
+				return ders
+			}
+			q.chain = chain(ak)
+			b, err := q.parts(t).Marshal()
+			if err != nil {
+				t.Fatal(err)
+			}
+			parsed, err := tpm.Parse(b)
+			if err != nil {
+				t.Fatal(err)
+			}
+			req := &tpm.EnrolRequest{EK: ekPublic(nil), AK: tpm2.Marshal(q.public), EKChain: chain(ek)}
+			for _, skip := range []bool{false, true} {
+				v, err := tpm.Verify(parsed, &tpm.VerifyOptions{
+					Trust: &tpm.Trust{Roots: roots}, Collateral: with, InsecureSkipCollateral: skip, Now: testTime,
+				})
+				_, _, enrolErr := tpm.NewEnrolment(req, &tpm.EKTrust{
+					Roots: roots, Collateral: with, InsecureSkipCollateral: skip, Now: testTime,
+				})
+				if accepted := c.class == nil || skip && c.skips; !accepted {
+					wantClass(t, "AK", err, c.class, c.says)
+					wantClass(t, "EK", enrolErr, c.class, c.says)
+					continue
+				}
+				if err != nil || enrolErr != nil {
+					t.Fatalf("skip %v: AK: %v; EK: %v", skip, err, enrolErr)
+				}
+				if v.CollateralChecked() != (c.class == nil) {
+					t.Errorf("skip %v: revocation was checked: %v", skip, v.CollateralChecked())
+				}
+			}
+			// Who has enrolled a key has vouched for it, and nobody can revoke that.
+			if v, err := verify(t, q, q.trust(), with); err != nil || v.CollateralChecked() {
+				t.Errorf("enrolled: %v", err)
+			}
+		})
+	}
+}
+
+func TestCollateralIsReadStrictly(t *testing.T) {
+	root := authority(t)
+	der := list(t, root, "root")
+	if c := collateral(t, listAt(t, root, "root", testTime.Add(time.Hour)), der); !c.NextUpdate().Equal(testTime.Add(time.Minute)) {
+		t.Errorf("it expires at %v", c.NextUpdate())
+	}
+	good := string(collateralFile(t, der))
+	text := func(s string) string {
+		b, err := json.Marshal(map[string]string{"crls": s})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(b)
+	}
+	block := string(pem.EncodeToMemory(&pem.Block{Type: "X509 CRL", Bytes: der}))
+	for name, bad := range map[string]string{
+		"nothing": "", "no object": "[]", "null": "null", "no member": "{}", "no list": text(""), "null for text": `{"crls": null}`,
+		"unknown member":      strings.Replace(good, "{", `{"x": 1,`, 1),
+		"member twice":        strings.Replace(good, "{", `{"crls": "",`, 1),
+		"text behind the PEM": text(block + "x"), "other block": text(string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: root.Raw}))),
+		"no DER":        text(string(pem.EncodeToMemory(&pem.Block{Type: "X509 CRL", Bytes: root.Raw}))),
+		"trailing byte": text(string(pem.EncodeToMemory(&pem.Block{Type: "X509 CRL", Bytes: append(bytes.Clone(der), 0)}))),
+		"data after it": good + "{}", "too long": strings.Repeat(" ", tpm.MaxCollateralSize) + good,
+	} {
+		_, err := tpm.ParseCollateral([]byte(bad))
+		wantClass(t, name, err, attestext.ErrMalformed, "parse TPM collateral")
+	}
+	for n := range good {
+		if _, err := tpm.ParseCollateral([]byte(good[:n])); !errors.Is(err, attestext.ErrMalformed) {
+			t.Fatalf("first %d bytes: %v", n, err)
+		}
+	}
+}
+
+func FuzzCollateral(f *testing.F) {
+	root := authority(f)
+	f.Add(collateralFile(f, list(f, root, "root", 1)))
+	f.Add([]byte(`{"crls": ""}`))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		defer fuzzbound.Check(t, len(b))()
+		c, err := tpm.ParseCollateral(b)
+		if err != nil {
+			if !errors.Is(err, attestext.ErrMalformed) {
+				t.Fatal(err)
+			}
+			return
+		}
+		if c.NextUpdate().IsZero() {
+			t.Fatal("a list without an end")
+		}
+	})
 }
 
 func TestTrustFileIsReadStrictly(t *testing.T) {
@@ -638,23 +827,24 @@ func TestEnrolmentNeedsATPM(t *testing.T) {
 		return tpm2.Marshal(p)
 	}
 	any := &tpm.EKTrust{InsecureAny: true}
+	lists := collateral(t, list(t, root, "root"))
 	for _, c := range []struct {
 		name  string
 		req   tpm.EnrolRequest
 		trust *tpm.EKTrust
 		says  string
 	}{
-		{"certificate", tpm.EnrolRequest{EK: ekPublic(nil), AK: ak(nil), EKChain: cert(oidEK, "EK")}, &tpm.EKTrust{Roots: roots, Now: testTime}, ""},
+		{"certificate", tpm.EnrolRequest{EK: ekPublic(nil), AK: ak(nil), EKChain: cert(oidEK, "EK")}, &tpm.EKTrust{Roots: roots, Collateral: lists, Now: testTime}, ""},
 		{"known EK", tpm.EnrolRequest{EK: ekPublic(nil), AK: ak(nil)}, &tpm.EKTrust{IDs: []tpm.EKID{id}}, ""},
 		{"any EK", tpm.EnrolRequest{EK: ekPublic(nil), AK: ak(nil)}, any, ""},
 		{"nobody's EK", tpm.EnrolRequest{EK: ekPublic(nil), AK: ak(nil)}, nil, "not known"},
 		{"another EK", tpm.EnrolRequest{EK: ekPublic(nil), AK: ak(nil)}, &tpm.EKTrust{IDs: []tpm.EKID{{1}}}, "not known"},
-		{"no certificate", tpm.EnrolRequest{EK: ekPublic(nil), AK: ak(nil)}, &tpm.EKTrust{Roots: roots, Now: testTime}, "no certificate"},
-		{"another key's certificate", tpm.EnrolRequest{EK: ekPublic(nil), AK: ak(nil), EKChain: cert(oidEK, "other")}, &tpm.EKTrust{Roots: roots, Now: testTime}, "another key"},
-		{"certificate of an AK", tpm.EnrolRequest{EK: ekPublic(nil), AK: ak(nil), EKChain: cert(oidAIK, "EK")}, &tpm.EKTrust{Roots: roots, Now: testTime}, "extended key usage"},
-		{"expired certificate", tpm.EnrolRequest{EK: ekPublic(nil), AK: ak(nil), EKChain: cert(oidEK, "EK")}, &tpm.EKTrust{Roots: roots, Now: testTime.Add(24 * time.Hour)}, "expired"},
-		{"no such certificate", tpm.EnrolRequest{EK: ekPublic(nil), AK: ak(nil), EKChain: [][]byte{{1}}}, &tpm.EKTrust{Roots: roots, Now: testTime}, "certificate"},
-		{"long chain", tpm.EnrolRequest{EK: ekPublic(nil), AK: ak(nil), EKChain: slices.Repeat(cert(oidEK, "EK"), 5)}, &tpm.EKTrust{Roots: roots, Now: testTime}, "at most"},
+		{"no certificate", tpm.EnrolRequest{EK: ekPublic(nil), AK: ak(nil)}, &tpm.EKTrust{Roots: roots, Collateral: lists, Now: testTime}, "no certificate"},
+		{"another key's certificate", tpm.EnrolRequest{EK: ekPublic(nil), AK: ak(nil), EKChain: cert(oidEK, "other")}, &tpm.EKTrust{Roots: roots, Collateral: lists, Now: testTime}, "another key"},
+		{"certificate of an AK", tpm.EnrolRequest{EK: ekPublic(nil), AK: ak(nil), EKChain: cert(oidAIK, "EK")}, &tpm.EKTrust{Roots: roots, Collateral: lists, Now: testTime}, "extended key usage"},
+		{"expired certificate", tpm.EnrolRequest{EK: ekPublic(nil), AK: ak(nil), EKChain: cert(oidEK, "EK")}, &tpm.EKTrust{Roots: roots, Collateral: lists, Now: testTime.Add(24 * time.Hour)}, "expired"},
+		{"no such certificate", tpm.EnrolRequest{EK: ekPublic(nil), AK: ak(nil), EKChain: [][]byte{{1}}}, &tpm.EKTrust{Roots: roots, Collateral: lists, Now: testTime}, "certificate"},
+		{"long chain", tpm.EnrolRequest{EK: ekPublic(nil), AK: ak(nil), EKChain: slices.Repeat(cert(oidEK, "EK"), 5)}, &tpm.EKTrust{Roots: roots, Collateral: lists, Now: testTime}, "at most"},
 		{"unrestricted EK", tpm.EnrolRequest{EK: ekPublic(func(p *tpm2.TPMTPublic) { p.ObjectAttributes.Restricted = false }), AK: ak(nil)}, any, "endorsement key is not restricted"},
 		{"EK that moves", tpm.EnrolRequest{EK: ekPublic(func(p *tpm2.TPMTPublic) { p.ObjectAttributes.FixedTPM = false }), AK: ak(nil)}, any, "endorsement key is not fixedTPM"},
 		{"AK for an EK", tpm.EnrolRequest{EK: ak(nil), AK: ak(nil)}, any, "endorsement key"},
@@ -815,6 +1005,7 @@ func BenchmarkVerify(b *testing.B) {
 	roots.AddCert(root)
 	certified := honest()
 	certified.chain = [][]byte{issue(b, &x509.Certificate{UnknownExtKeyUsage: []asn1.ObjectIdentifier{oidAIK}}, root, akKey.Public(), key("root")).Raw}
+	lists := collateral(b, list(b, root, "root"))
 	for _, c := range []struct {
 		name  string
 		q     *quoted
@@ -831,7 +1022,7 @@ func BenchmarkVerify(b *testing.B) {
 			}
 			b.ReportAllocs()
 			for b.Loop() {
-				if _, err := tpm.Verify(q, &tpm.VerifyOptions{Trust: c.trust, Now: testTime}); err != nil {
+				if _, err := tpm.Verify(q, &tpm.VerifyOptions{Trust: c.trust, Collateral: lists, Now: testTime}); err != nil {
 					b.Fatal(err)
 				}
 			}

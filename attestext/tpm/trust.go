@@ -11,6 +11,8 @@ import (
 	"fmt"
 	"slices"
 	"time"
+
+	"github.com/attestedtls/atls/attestext/internal/revocation"
 )
 
 // IDSize is the size of an [EKID], in bytes.
@@ -107,19 +109,33 @@ var (
 	oidSAN            = asn1.ObjectIdentifier{2, 5, 29, 17}
 )
 
+// chainOptions say what a chain of certificates is verified against.
+type chainOptions struct {
+	roots          *x509.CertPool
+	purpose        asn1.ObjectIdentifier
+	collateral     *Collateral
+	skipCollateral bool      // where it lacks a list
+	now            time.Time // zero is the current time
+}
+
 // verifyChain checks that chain, a leaf and the authorities below a root, begins with
-// one of roots at now, and that the leaf is no authority and certifies a key for
-// purpose alone.
-func verifyChain(chain []*x509.Certificate, roots *x509.CertPool, purpose asn1.ObjectIdentifier, now time.Time) error {
+// one of the roots, that the leaf is no authority and certifies a key for the purpose
+// alone, and that none of them is revoked; checked says whether there was a list of each
+// authority.
+func verifyChain(chain []*x509.Certificate, o *chainOptions) (checked bool, err error) {
+	now := o.now
+	if now.IsZero() {
+		now = time.Now()
+	}
 	// The identity of a TPM is a directoryName in the subjectAltName. That extension is
 	// then critical, and crypto/x509 does not read such names. Nothing here goes by them.
 	leaf := *chain[0]
 	leaf.UnhandledCriticalExtensions = slices.DeleteFunc(slices.Clone(leaf.UnhandledCriticalExtensions), oidSAN.Equal)
 	switch {
 	case leaf.IsCA:
-		return errors.New("certificate of the key is that of an authority")
-	case !slices.ContainsFunc(leaf.UnknownExtKeyUsage, purpose.Equal) || len(leaf.UnknownExtKeyUsage)+len(leaf.ExtKeyUsage) != 1:
-		return fmt.Errorf("certificate is not for the extended key usage %v alone", purpose)
+		return false, errors.New("certificate of the key is that of an authority")
+	case !slices.ContainsFunc(leaf.UnknownExtKeyUsage, o.purpose.Equal) || len(leaf.UnknownExtKeyUsage)+len(leaf.ExtKeyUsage) != 1:
+		return false, fmt.Errorf("certificate is not for the extended key usage %v alone", o.purpose)
 	}
 	intermediates := x509.NewCertPool()
 	for _, c := range chain[1:] {
@@ -128,21 +144,34 @@ func verifyChain(chain []*x509.Certificate, roots *x509.CertPool, purpose asn1.O
 	// crypto/x509 does not know the usage, so that it is checked here, and below for
 	// authorities that are confined to usages.
 	chains, err := leaf.Verify(x509.VerifyOptions{
-		Roots: roots, Intermediates: intermediates, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny},
+		Roots: o.roots, Intermediates: intermediates, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny},
 	})
 	if err != nil {
-		return err
+		return false, err
 	}
 	mayIssue := func(c *x509.Certificate) bool {
 		return len(c.ExtKeyUsage)+len(c.UnknownExtKeyUsage) == 0 || slices.Contains(c.ExtKeyUsage, x509.ExtKeyUsageAny) ||
-			slices.ContainsFunc(c.UnknownExtKeyUsage, purpose.Equal)
+			slices.ContainsFunc(c.UnknownExtKeyUsage, o.purpose.Equal)
 	}
-	if !slices.ContainsFunc(chains, func(chain []*x509.Certificate) bool {
-		return !slices.ContainsFunc(chain[1:], func(c *x509.Certificate) bool { return !mayIssue(c) })
-	}) {
-		return fmt.Errorf("an authority may not issue certificates for the usage %v", purpose)
+	chains = slices.DeleteFunc(chains, func(chain []*x509.Certificate) bool {
+		return slices.ContainsFunc(chain[1:], func(c *x509.Certificate) bool { return !mayIssue(c) })
+	})
+	if len(chains) == 0 {
+		return false, fmt.Errorf("an authority may not issue certificates for the usage %v", o.purpose)
 	}
-	return nil
+	// An authority may be certified more than once. Where one of its certificates is
+	// revoked, the chains through the others stand.
+	skipped := false
+	for _, chain := range chains {
+		if err = o.collateral.check(chain, now); err == nil {
+			return true, nil
+		}
+		skipped = skipped || o.skipCollateral && errors.Is(err, revocation.ErrNoList)
+	}
+	if skipped {
+		return false, nil
+	}
+	return false, err
 }
 
 // certifies reports whether c is for the key of p.

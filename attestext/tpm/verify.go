@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/binary"
+	"fmt"
 	"time"
 
 	"github.com/attestedtls/atls/attestext"
@@ -15,6 +16,18 @@ import (
 type VerifyOptions struct {
 	// Trust says whose keys are trusted. nil, or one that trusts nothing, is an error.
 	Trust *Trust
+
+	// Collateral has the revocation lists of authorities that certify attestation keys.
+	// A list that is missing is an error, unless InsecureSkipCollateral is set. Nothing
+	// is ever fetched. Keys that are enrolled need none.
+	Collateral *Collateral
+
+	// InsecureSkipCollateral does without a revocation list. One that is there is
+	// checked all the same.
+	//
+	// WARNING: keys whose certificates were revoked pass.
+	InsecureSkipCollateral bool
+
 	// Now is the time at which certificates must be valid. Zero means the current time.
 	Now time.Time
 }
@@ -25,6 +38,7 @@ type Verified struct {
 	quote       Quote
 	ek          EKID
 	certified   bool
+	collateral  bool
 	endorsement bool
 }
 
@@ -34,9 +48,10 @@ const opVerify = "verify TPM quote"
 // it signed. The key must be one that signs nothing that a TPM has not made and that
 // has never been outside of it: restricted, sign, fixedTPM, fixedParent and
 // sensitiveDataOrigin, and neither decrypt nor x509sign. It must be enrolled, or have
-// a certificate that begins with a root of opts.Trust, is valid and is for the extended
-// key usage tcg-kp-AIKCertificate. Revocation is not checked. The attributes of a key
-// that is certified, and not enrolled, are those that the authority has looked at.
+// a certificate that begins with a root of opts.Trust, is valid, is for the extended
+// key usage tcg-kp-AIKCertificate, and is not revoked, nor an authority on the way. The
+// attributes of a key that is certified, and not enrolled, are those that the authority
+// has looked at. Whether its certificate is revoked does not matter where a key is enrolled.
 //
 // It decides nothing else: the PCRs may have any value, and the quote may be about
 // any data.
@@ -44,8 +59,11 @@ const opVerify = "verify TPM quote"
 // The classes of errors are
 //
 //   - [attestext.ErrSignature]: the signature, the PCR values, the chain or the
-//     attributes of the key are not as they must be, or nobody vouches for the key.
-//   - [attestext.ErrUnavailable]: nothing is trusted.
+//     attributes of the key are not as they must be, nobody vouches for the key, or a
+//     certificate is revoked.
+//   - [attestext.ErrPolicy]: every revocation list of an authority has expired.
+//   - [attestext.ErrUnavailable]: nothing is trusted, or there is no revocation list of
+//     an authority.
 //   - [attestext.ErrMalformed]: q does not come from [Parse].
 func Verify(q *Quote, opts *VerifyOptions) (*Verified, error) {
 	if q == nil || len(q.raw) == 0 {
@@ -61,7 +79,7 @@ func Verify(q *Quote, opts *VerifyOptions) (*Verified, error) {
 		return nil, err
 	}
 	refused := func(format string, args ...any) error {
-		return attestext.Errorf(attestext.ErrSignature, opVerify, format, args...)
+		return classed(opVerify, fmt.Errorf(format, args...))
 	}
 	ak := fresh.AK
 	if err := checkAK(ak); err != nil {
@@ -88,10 +106,13 @@ func Verify(q *Quote, opts *VerifyOptions) (*Verified, error) {
 	case fresh.Chain[0].KeyUsage != 0 && fresh.Chain[0].KeyUsage&x509.KeyUsageDigitalSignature == 0:
 		return nil, refused("certificate of the attestation key is not for signatures")
 	}
-	if err := verifyChain(fresh.Chain, opts.Trust.Roots, oidAIKCertificate, opts.Now); err != nil {
+	v.certified = true
+	if v.collateral, err = verifyChain(fresh.Chain, &chainOptions{
+		roots: opts.Trust.Roots, purpose: oidAIKCertificate,
+		collateral: opts.Collateral, skipCollateral: opts.InsecureSkipCollateral, now: opts.Now,
+	}); err != nil {
 		return nil, refused("attestation key: %w", err)
 	}
-	v.certified = true
 	return v, nil
 }
 
@@ -173,3 +194,6 @@ func (v *Verified) AK() [IDSize]byte {
 
 // Certified reports whether the key was trusted by certificate, and not by enrolment.
 func (v *Verified) Certified() bool { return v.certified }
+
+// CollateralChecked reports whether revocation was checked: of a key that is certified.
+func (v *Verified) CollateralChecked() bool { return v.collateral }

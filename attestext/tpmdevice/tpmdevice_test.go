@@ -3,20 +3,13 @@ package tpmdevice
 import (
 	"bytes"
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/sha256"
 	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/asn1"
 	"errors"
-	"math/big"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/attestedtls/atls/attestext"
 	"github.com/attestedtls/atls/attestext/tpm"
@@ -171,34 +164,9 @@ func TestEndorsementCertificateIsReadFromTheTPM(t *testing.T) {
 	if req.EKChain != nil {
 		t.Fatal("a TPM without a certificate has one")
 	}
-	roots, der := endorse(t, req.EK)
-	index := tpm2.TPMHandle(0x01c0000a)
-	padded := append(bytes.Clone(der), make([]byte, 700)...) // more than one read
-	_, err = tpm2.NVDefineSpace{
-		AuthHandle: tpm2.TPMRHOwner,
-		PublicInfo: tpm2.New2B(tpm2.TPMSNVPublic{
-			NVIndex: index, NameAlg: tpm2.TPMAlgSHA256, DataSize: uint16(len(padded)),
-			Attributes: tpm2.TPMANV{OwnerWrite: true, OwnerRead: true, AuthRead: true, AuthWrite: true, NoDA: true},
-		}),
-	}.Execute(d.tpm)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for offset := 0; offset < len(padded); offset += 512 {
-		public, err := tpm2.NVReadPublic{NVIndex: index}.Execute(d.tpm)
-		if err != nil {
-			t.Fatal(err)
-		}
-		_, err = tpm2.NVWrite{
-			AuthHandle: tpm2.AuthHandle{Handle: index, Name: public.NVName, Auth: tpm2.PasswordAuth(nil)},
-			NVIndex:    tpm2.NamedHandle{Handle: index, Name: public.NVName},
-			Data:       tpm2.TPM2BMaxNVBuffer{Buffer: padded[offset:min(len(padded), offset+512)]},
-			Offset:     uint16(offset),
-		}.Execute(d.tpm)
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
+	maker := swtpm.NewMaker(t)
+	der := maker.Certify(t, req.EK, swtpm.EndorsementKey, 2)
+	swtpm.Endorse(t, d.tpm, der)
 	if req, err = d.EnrolRequest(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -212,7 +180,12 @@ func TestEndorsementCertificateIsReadFromTheTPM(t *testing.T) {
 	if req, err = tpm.ParseEnrolRequest(b); err != nil {
 		t.Fatal(err)
 	}
-	e, c, err := tpm.NewEnrolment(req, &tpm.EKTrust{Roots: roots})
+	trust := &tpm.EKTrust{Roots: x509.NewCertPool()}
+	trust.Roots.AddCert(maker.Root)
+	if trust.Collateral, err = tpm.ParseCollateral(maker.Collateral(t)); err != nil {
+		t.Fatal(err)
+	}
+	e, c, err := tpm.NewEnrolment(req, trust)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -232,56 +205,6 @@ func TestEndorsementCertificateIsReadFromTheTPM(t *testing.T) {
 	if _, err := e.Finish(secret); err == nil {
 		t.Error("a credential served twice")
 	}
-}
-
-// endorse certifies the key of a TPMT_PUBLIC as a manufacturer does: the identity is a
-// directoryName in a critical subjectAltName.
-func endorse(t *testing.T, ek []byte) (*x509.CertPool, []byte) {
-	t.Helper()
-	pub, err := tpm2.Unmarshal[tpm2.TPMTPublic](ek)
-	if err != nil {
-		t.Fatal(err)
-	}
-	ekKey, err := tpm2.Pub(*pub)
-	if err != nil {
-		t.Fatal(err)
-	}
-	caKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	ca := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "TPM maker"}, IsCA: true, BasicConstraintsValid: true,
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), KeyUsage: x509.KeyUsageCertSign,
-	}
-	caDER, err := x509.CreateCertificate(rand.Reader, ca, ca, caKey.Public(), caKey)
-	if err != nil {
-		t.Fatal(err)
-	}
-	name, err := asn1.Marshal(pkix.Name{CommonName: "id:49424D00"}.ToRDNSequence())
-	if err != nil {
-		t.Fatal(err)
-	}
-	san, err := asn1.Marshal([]asn1.RawValue{{Class: asn1.ClassContextSpecific, Tag: 4, IsCompound: true, Bytes: name}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	leaf := &x509.Certificate{
-		SerialNumber: big.NewInt(2), NotBefore: ca.NotBefore, NotAfter: ca.NotAfter, KeyUsage: x509.KeyUsageKeyAgreement,
-		UnknownExtKeyUsage: []asn1.ObjectIdentifier{{2, 23, 133, 8, 1}},
-		ExtraExtensions:    []pkix.Extension{{Id: asn1.ObjectIdentifier{2, 5, 29, 17}, Critical: true, Value: san}},
-	}
-	der, err := x509.CreateCertificate(rand.Reader, leaf, ca, ekKey, caKey)
-	if err != nil {
-		t.Fatal(err)
-	}
-	root, err := x509.ParseCertificate(caDER)
-	if err != nil {
-		t.Fatal(err)
-	}
-	roots := x509.NewCertPool()
-	roots.AddCert(root)
-	return roots, der
 }
 
 func TestPCRsThatAreNotThereAreRefused(t *testing.T) {

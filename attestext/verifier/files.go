@@ -76,20 +76,30 @@ func (l *Local) SetRoots(data []byte) error {
 	return nil
 }
 
-// snpMember is the member of a collateral file that is for SEV-SNP.
-const snpMember = "snp"
+// The members of a collateral file that are for SEV-SNP and for TPMs.
+const (
+	snpMember = "snp"
+	tpmMember = "tpm"
+)
 
 // SetCollateral sets the collateral of l out of JSON: an object with the members
-// that [tdx.ParseCollateral] reads, or with a member "snp" that is an object that
-// [sevsnp.ParseCollateral] reads, or with both. A TEE that is not in it has no
+// that [tdx.ParseCollateral] reads, with a member "snp" that is an object that
+// [sevsnp.ParseCollateral] reads, with a member "tpm" that is one that
+// [tpm.ParseCollateral] reads, or with several of these. A TEE that is not in it has no
 // collateral. Errors are of class [attestext.ErrMalformed].
 func (l *Local) SetCollateral(data []byte) error {
-	intel, amd, err := splitCollateral(data)
+	intel, amd, authorities, err := splitCollateral(data)
 	if err != nil {
 		return &attestext.Error{Class: attestext.ErrMalformed, Op: "parse collateral", Err: err}
 	}
 	var t *tdx.Collateral
 	var s *sevsnp.Collateral
+	var p *tpm.Collateral
+	if authorities != nil {
+		if p, err = tpm.ParseCollateral(authorities); err != nil {
+			return err
+		}
+	}
 	if amd != nil {
 		if s, err = sevsnp.ParseCollateral(amd); err != nil {
 			return err
@@ -100,25 +110,27 @@ func (l *Local) SetCollateral(data []byte) error {
 			return err
 		}
 	}
-	l.TDXCollateral, l.SNPCollateral = t, s
+	l.TDXCollateral, l.SNPCollateral, l.TPMCollateral = t, s, p
 	return nil
 }
 
 // splitCollateral returns the parts of a collateral file, nil for what is not there.
-func splitCollateral(data []byte) (intel, amd []byte, err error) {
-	if limit := tdx.MaxCollateralSize + sevsnp.MaxCollateralSize; len(data) > limit {
-		return nil, nil, fmt.Errorf("%d bytes, at most %d are read", len(data), limit)
+func splitCollateral(data []byte) (intel, amd, authorities []byte, err error) {
+	if limit := tdx.MaxCollateralSize + sevsnp.MaxCollateralSize + tpm.MaxCollateralSize; len(data) > limit {
+		return nil, nil, nil, fmt.Errorf("%d bytes, at most %d are read", len(data), limit)
 	}
 	var m map[string]json.RawMessage
 	if err := strictjson.Unmarshal(data, &m); err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
-	amd = m[snpMember]
-	if delete(m, snpMember); amd != nil && len(m) == 0 {
-		return nil, amd, nil
+	amd, authorities = m[snpMember], m[tpmMember]
+	delete(m, snpMember)
+	delete(m, tpmMember)
+	if len(m) == 0 && (amd != nil || authorities != nil) {
+		return nil, amd, authorities, nil
 	}
 	intel, err = json.Marshal(m)
-	return intel, amd, err
+	return intel, amd, authorities, err
 }
 
 // JoinCollateral returns a file that [Local.SetCollateral] reads. Either part may be

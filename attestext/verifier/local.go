@@ -53,6 +53,11 @@ type Local struct {
 	// that bring no revocation list along, unless Policy has InsecureSkipCollateral.
 	SNPCollateral *sevsnp.Collateral
 
+	// TPMCollateral says which certificates of attestation keys are revoked. nil refuses
+	// keys that are certified, unless Policy has InsecureSkipCollateral, and makes no
+	// difference to those that are enrolled. Source has none.
+	TPMCollateral *tpm.Collateral
+
 	// Source has collateral of platforms for which TDXCollateral and SNPCollateral have
 	// none that is current. nil is none, so that nothing is ever fetched.
 	Source CollateralSource

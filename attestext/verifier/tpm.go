@@ -3,7 +3,6 @@ package verifier
 import (
 	"encoding/hex"
 	"strconv"
-	"time"
 
 	"github.com/attestedtls/atls/attestext/policy"
 	"github.com/attestedtls/atls/attestext/tpm"
@@ -20,11 +19,9 @@ const (
 
 // VerifyTPM is [Local.Verify] for a TPM quote.
 func (l *Local) VerifyTPM(q *tpm.Quote) (*Verified, error) {
-	var now time.Time
-	if l.Now != nil {
-		now = l.Now()
-	}
-	v, err := tpm.Verify(q, &tpm.VerifyOptions{Trust: l.TPM, Now: now})
+	v, err := tpm.Verify(q, &tpm.VerifyOptions{
+		Trust: l.TPM, Collateral: l.TPMCollateral, InsecureSkipCollateral: l.Policy.SkipTPMCollateral(), Now: l.now(),
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -58,6 +55,9 @@ func tpmClaims(v *tpm.Verified) map[string]any {
 		"ak_certified": v.Certified(),
 		"ek_id":        hex.EncodeToString(v.EK()),
 		"clock_safe":   q.Safe,
+	}
+	if v.Certified() {
+		claims["collateral_checked"] = v.CollateralChecked()
 	}
 	if firmware, ok := v.FirmwareVersion(); ok {
 		resets, _ := v.ResetCount()

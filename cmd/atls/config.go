@@ -478,14 +478,8 @@ func localVerifier(trustRoots, collateral, policyFile string) (*verifier.Local, 
 			return nil, &malformedError{fmt.Errorf("--trust-roots: %s: %w", trustRoots, err)}
 		}
 	}
-	if collateral != "" {
-		b, err := readFile("collateral", collateral)
-		if err != nil {
-			return nil, err
-		}
-		if err := v.SetCollateral(b); err != nil {
-			return nil, &malformedError{fmt.Errorf("--collateral: %w", err)}
-		}
+	if err := readCollateral(v, collateral); err != nil {
+		return nil, err
 	}
 	if policyFile != "" {
 		b, err := readFile("policy", policyFile)
@@ -497,6 +491,21 @@ func localVerifier(trustRoots, collateral, policyFile string) (*verifier.Local, 
 		}
 	}
 	return v, nil
+}
+
+// readCollateral sets the collateral of v from a file; "" is none.
+func readCollateral(v *verifier.Local, path string) error {
+	if path == "" {
+		return nil
+	}
+	b, err := readFile("collateral", path)
+	if err != nil {
+		return err
+	}
+	if err := v.SetCollateral(b); err != nil {
+		return &malformedError{fmt.Errorf("--collateral: %w", err)}
+	}
+	return nil
 }
 
 func readCertPool(flagName, path string) (*x509.CertPool, error) {

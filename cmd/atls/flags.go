@@ -90,7 +90,9 @@ Flags:
                                 with one --verifier-id; with --verify veraison the service's
                                 key, in PEM or as a JWK (default its own word)
     --collateral FILE           what the TEE's manufacturer says of its platforms, JSON.
-                                What is AMD's is in the member "snp"
+                                What is AMD's is in the member "snp"; the revocation lists
+                                of TPM AK ROOT CERTIFICATEs and the authorities below them
+                                are in "tpm", as {"crls": "PEM"}
     --collateral-endpoint WHERE fetch what is not in --collateral, and keep it: the URL
                                 of a service like Intel's PCS and AMD's KDS, or a JSON
                                 file. Without it, nothing is ever fetched

@@ -195,7 +195,7 @@ func detect(data []byte) (*document, error) {
 	if !isQuote {
 		likely = err
 	}
-	if bytes.Contains(data, []byte(`"tcb_info"`)) || bytes.Contains(data, []byte(`_crls"`)) {
+	if bytes.Contains(data, []byte(`"tcb_info"`)) || bytes.Contains(data, []byte(`crls"`)) {
 		return nil, &malformedError{err}
 	}
 	if utf8.Valid(text) && len(text) > 0 && (text[0] == '[' || text[0] == '{') {
@@ -240,6 +240,9 @@ func (d *document) tree() *node {
 		}
 		if c := d.collateral.SNPCollateral; c != nil {
 			n.add(branch("SEV-SNP", nil, leaf("next update", c.NextUpdate().UTC().Format(time.RFC3339))))
+		}
+		if c := d.collateral.TPMCollateral; c != nil {
+			n.add(branch("TPM", nil, leaf("next update", c.NextUpdate().UTC().Format(time.RFC3339))))
 		}
 		return n
 	case kindEAR:

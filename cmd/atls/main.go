@@ -24,7 +24,7 @@ const usage = `Usage:
     atls proxy --accept WHERE --forward WHERE [FLAGS]
     atls inspect FILE
     atls verify FILE [--trust-roots FILE] [--collateral FILE] [--policy FILE]
-    atls tpm-enroll [--tpm PATH] [--ek-roots FILE]
+    atls tpm-enroll [--tpm PATH] [--ek-roots FILE --collateral FILE]
     atls ca --cert FILE --key FILE --rules FILE --log FILE [FLAGS]
     atls enroll HOST:PORT --name NAME --attest TEE --cert FILE --key FILE [FLAGS]
     atls verifier [--listen ADDR] [--trust-roots FILE] [--collateral FILE] [--policy FILE] [--key FILE]

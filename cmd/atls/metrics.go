@@ -93,6 +93,9 @@ func collateralGauges(v *verifier.Local, read time.Time) []gauge {
 	if c := v.SNPCollateral; c != nil {
 		add("snp", c)
 	}
+	if c := v.TPMCollateral; c != nil {
+		add("tpm", c)
+	}
 	return append(next, since...)
 }
 

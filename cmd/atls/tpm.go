@@ -12,6 +12,7 @@ import (
 	"github.com/attestedtls/atls/attestext/attester"
 	"github.com/attestedtls/atls/attestext/tpm"
 	"github.com/attestedtls/atls/attestext/tpmdevice"
+	"github.com/attestedtls/atls/attestext/verifier"
 )
 
 const kindTPM = "TPM quote"
@@ -117,14 +118,15 @@ func pcrsByBank(q *tpm.Quote) func(func(tpm.Bank, []tpm.PCR) bool) {
 }
 
 const tpmEnrollUsage = `Usage:
-    atls tpm-enroll [--tpm PATH] [--ek-roots FILE] [--ek-id HEX] [--insecure-any-ek]
+    atls tpm-enroll [--tpm PATH] [--ek-roots FILE --collateral FILE] [--ek-id HEX]
+        [--insecure-any-ek]
 
 Has the attestation key of this machine's TPM enrolled: finds out that it is in the TPM
 of an endorsement key that is trusted, and prints it as relying parties take it, with
 --trust-roots. One file may hold many, beside roots.
 
 Examples:
-    # atls tpm-enroll --ek-roots manufacturers.pem > machine.pem
+    # atls tpm-enroll --ek-roots manufacturers.pem --collateral crls.json > machine.pem
     # atls serve --cert cert.pem --key key.pem --attest tpm
     $ atls dial machine.example:4433 --verify local --trust-roots machine.pem --policy policy.json
 
@@ -132,6 +134,10 @@ Flags:
     --tpm PATH           device, or socket of swtpm (default ` + tpmdevice.DefaultPath + `)
     --ek-roots FILE      roots, and authorities below them, of the certificates of
                          endorsement keys, in PEM; the TPM holds its own certificate
+    --collateral FILE    which of those certificates are revoked: JSON, {"tpm": {"crls":
+                         "PEM"}} with the revocation list of each of these authorities
+    --insecure-skip-collateral
+                         do without: TPMs whose certificates were revoked pass
     --ek-id HEX          the endorsement key that it must be: the SHA-256 of its
                          SubjectPublicKeyInfo
     --insecure-any-ek    accept any. A program can pass for a TPM: only where you know
@@ -145,11 +151,20 @@ func runTPMEnroll(ctx context.Context, env *environment, args []string) error {
 	rootsFile := fs.String("ek-roots", "", "")
 	id := fs.String("ek-id", "", "")
 	anyEK := fs.Bool("insecure-any-ek", false, "")
+	collateral := fs.String("collateral", "", "")
+	skipCollateral := fs.Bool("insecure-skip-collateral", false, "")
 	asJSON := fs.Bool("json", false, "")
 	if _, err := parseArgs(fs, args, 0, tpmEnrollUsage); err != nil {
 		return err
 	}
-	trust := &tpm.EKTrust{InsecureAny: *anyEK}
+	if *collateral != "" && *skipCollateral {
+		return usagef("give one of them", "--collateral and --insecure-skip-collateral")
+	}
+	var local verifier.Local
+	if err := readCollateral(&local, *collateral); err != nil {
+		return err
+	}
+	trust := &tpm.EKTrust{InsecureAny: *anyEK, Collateral: local.TPMCollateral, InsecureSkipCollateral: *skipCollateral}
 	var authorities [][]byte
 	if *rootsFile != "" {
 		b, err := readFile("ek-roots", *rootsFile)
@@ -193,7 +208,7 @@ func runTPMEnroll(ctx context.Context, env *environment, args []string) error {
 	}
 	e, c, err := tpm.NewEnrolment(req, trust)
 	if err != nil {
-		return &attestext.Error{Class: attestext.ErrSignature, Op: "atls tpm-enroll", Err: err}
+		return err
 	}
 	secret, err := d.Activate(ctx, c)
 	if err != nil {
@@ -201,7 +216,7 @@ func runTPMEnroll(ctx context.Context, env *environment, args []string) error {
 	}
 	k, err := e.Finish(secret)
 	if err != nil {
-		return &attestext.Error{Class: attestext.ErrSignature, Op: "atls tpm-enroll", Err: err}
+		return err
 	}
 	if *asJSON {
 		return (&lineWriter{w: env.stdout}).object(map[string]any{"ok": true, "ek_id": k.EK.String(), "ak_name": hex.EncodeToString(k.Name), "pem": string(k.MarshalPEM())})

@@ -2,11 +2,14 @@ package main
 
 import (
 	"encoding/json"
+	"encoding/pem"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/attestedtls/atls/attestext"
 	"github.com/attestedtls/atls/attestext/attester"
@@ -14,6 +17,7 @@ import (
 	"github.com/attestedtls/atls/attestext/tpm"
 	"github.com/attestedtls/atls/attestext/tpmdevice"
 	"github.com/attestedtls/atls/internal/swtpm"
+	"github.com/google/go-tpm/tpm2/transport"
 )
 
 func TestTPM(t *testing.T) {
@@ -141,6 +145,124 @@ func TestTPM(t *testing.T) {
 	}
 }
 
+// Keys that are certified are refused unless their authority says today that it has not
+// revoked them: the endorsement key when the TPM is enrolled, the attestation key of a peer.
+func TestTPMsWhoseCertificatesAreRevokedAreRefused(t *testing.T) {
+	socket := swtpm.Start(t)
+	conn, err := net.Dial("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	device, err := tpmdevice.New(transport.FromReadWriteCloser(conn), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req, err := device.EnrolRequest(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	const ekSerial, akSerial = 2, 3
+	maker := swtpm.NewMaker(t)
+	swtpm.Endorse(t, transport.FromReadWriter(conn), maker.Certify(t, req.EK, swtpm.EndorsementKey, ekSerial))
+	if err := device.Close(); err != nil {
+		t.Fatal(err)
+	}
+
+	dir := t.TempDir()
+	write := func(name string, b []byte) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	block := func(kind string, der []byte) []byte { return pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}) }
+	collateral := func(name string, revoked ...int64) []string {
+		return []string{"--collateral", write(name, fmt.Appendf(nil, `{"tpm": %s}`, maker.Collateral(t, revoked...)))}
+	}
+	akChain := write("ak.pem", block("CERTIFICATE", maker.Certify(t, req.AK, swtpm.AttestationKey, akSerial)))
+	roots := []string{"--trust-roots", write("roots.pem", block(tpm.PEMRoot, maker.Root.Raw))}
+	zero := strings.Repeat("00", 32)
+	policy := func(name, more string) []string {
+		return []string{"--policy", write(name, fmt.Appendf(nil, `{"tpm": {"pcrs": {"sha256": {"4": [%q]}}%s}}`, zero, more))}
+	}
+	good, skip := policy("policy.json", ""), policy("skip.json", `, "insecure_skip_collateral": true`)
+
+	manufacturers := []string{"--ek-roots", write("ca.pem", block("CERTIFICATE", maker.Root.Raw))}
+	for _, c := range []struct {
+		name   string
+		args   []string
+		status int
+		say    string
+	}{
+		{"current", collateral("current.json"), 0, tpm.PEMKey},
+		{"revoked", collateral("ek.json", ekSerial), 3, "serial number 2 is revoked"},
+		{"missing", nil, 3, "no revocation list by the authority"},
+		{"skipped", []string{"--insecure-skip-collateral"}, 0, tpm.PEMKey},
+	} {
+		e := atls(t, "", args([]string{"tpm-enroll", "--tpm", socket}, manufacturers, c.args)...)
+		if e.status != c.status || !strings.Contains(e.stdout+e.stderr, c.say) {
+			t.Errorf("tpm-enroll, %s: status %d: %s%s", c.name, e.status, e.stdout, e.stderr)
+		}
+	}
+
+	for _, c := range []struct {
+		name    string
+		args    []string
+		status  int
+		says    string // the verdict, or the error
+		checked any
+	}{
+		{"current", args(good, collateral("current.json")), 0, "affirming", true},
+		{"revoked", args(good, collateral("ak.json", akSerial)), 3, "serial number 3 is revoked", nil},
+		{"missing", good, 3, "no revocation list by the authority", nil},
+		{"skipped", skip, 0, "warning", false},
+	} {
+		p := connect(t, args(identity(), []string{"--attest", "tpm:" + socket, "--ak-chain", akChain}), args([]string{"--verify", "local"}, roots, c.args))
+		peer := p.c["peer"].(map[string]any)
+		says := fmt.Sprint(peer["verdict"])
+		if c.status != 0 {
+			says = fmt.Sprint(p.c["error"])
+		}
+		if p.dialer.status != c.status || !strings.Contains(says, c.says) || peer["claims"].(map[string]any)["collateral_checked"] != c.checked {
+			t.Errorf("dial, %s: status %d: %s", c.name, p.dialer.status, p.dialer.stdout)
+		}
+	}
+
+	// Offline.
+	d, err := tpmdevice.Open(socket, &tpmdevice.Options{Chain: [][]byte{maker.Certify(t, req.AK, swtpm.AttestationKey, akSerial)}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	r, err := d.Record(t.Context(), tpm.Format, [64]byte{1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	quote := write("quote", r.Value)
+	for _, c := range []struct {
+		args   []string
+		status int
+		say    string
+	}{
+		{nil, 3, "no revocation list"},
+		{[]string{"--insecure-skip-collateral"}, 0, "verdict: warning"},
+		{args(good, []string{"--insecure-skip-collateral"}), 0, "verdict: warning"},
+	} {
+		if e := atls(t, "", args([]string{"verify", quote}, roots, c.args)...); e.status != c.status || !strings.Contains(e.stdout, c.say) {
+			t.Errorf("verify %v: status %d: %s%s", c.args, e.status, e.stdout, e.stderr)
+		}
+	}
+	current := collateral("current.json")[1]
+	if e := atls(t, "", "inspect", current); e.status != 0 || !strings.Contains(e.stdout, maker.Root.NotAfter.UTC().Format(time.RFC3339)) {
+		t.Errorf("inspect: status %d: %s%s", e.status, e.stdout, e.stderr)
+	}
+	if e := atls(t, "", "inspect", write("bad.json", []byte(`{"tpm": {"crls": "x"}}`))); e.status != 2 || !strings.Contains(e.stderr, "parse TPM collateral") {
+		t.Errorf("inspect: status %d: %s%s", e.status, e.stdout, e.stderr)
+	}
+}
+
 func publicKey(t *testing.T) []byte {
 	t.Helper()
 	b, err := readSPKI(pki("cert.pem"))
@@ -162,6 +284,9 @@ func TestMistakesAboutTPMs(t *testing.T) {
 		{[]string{"tpm-enroll", "--tpm", none, "--insecure-any-ek"}, 1, "no TPM 2.0"},
 		{[]string{"tpm-enroll", "--tpm", none, "--ek-id", "00"}, 1, "--ek-id"},
 		{[]string{"tpm-enroll", "--tpm", none, "--ek-roots", pki("policy.json")}, 2, "no certificate"},
+		{[]string{"tpm-enroll", "--tpm", none, "--ek-roots", pki("ca.pem"), "--collateral", pki("policy.json")}, 2, "--collateral"},
+		{[]string{"tpm-enroll", "--tpm", none, "--ek-roots", pki("ca.pem"), "--collateral", none}, 1, "--collateral"},
+		{[]string{"tpm-enroll", "--tpm", none, "--collateral", pki("collateral.json"), "--insecure-skip-collateral"}, 1, "--insecure-skip-collateral"},
 		{[]string{"tpm-enroll", "x"}, 1, "takes 0 arguments"},
 	})
 }

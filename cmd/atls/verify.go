@@ -44,7 +44,8 @@ Flags:
                                    verifiers in JSON
     --collateral FILE              what the manufacturer says of its platforms, JSON;
                                    what is AMD's, revocation lists and certificates
-                                   of chips, is in the member "snp"
+                                   of chips, is in the member "snp", and revocation
+                                   lists of TPMs in "tpm"
     --collateral-endpoint WHERE    fetch what is not in it: the URL of a service like
                                    Intel's PCS and AMD's KDS, or a JSON file
     --insecure-skip-collateral     do without: revoked and vulnerable platforms pass
@@ -165,13 +166,16 @@ func (f *verifyFlags) appraiser(result bool) (*appraiser, error) {
 		case f.collateral+f.collateralEndpoint != "":
 			return nil, usagef("give one of them", "--collateral or --collateral-endpoint, and --insecure-skip-collateral")
 		case local.Policy == nil:
-			local.Policy = &policy.Policy{TDX: &policy.TDXPolicy{}, SNP: &policy.SNPPolicy{}}
+			local.Policy = &policy.Policy{TDX: &policy.TDXPolicy{}, SNP: &policy.SNPPolicy{}, TPM: &policy.TPMPolicy{}}
 		}
 		if local.Policy.TDX != nil {
 			local.Policy.TDX.InsecureSkipCollateral = true
 		}
 		if local.Policy.SNP != nil {
 			local.Policy.SNP.InsecureSkipCollateral = true
+		}
+		if local.Policy.TPM != nil {
+			local.Policy.TPM.InsecureSkipCollateral = true
 		}
 	}
 	if f.at != "" {
