@@ -258,7 +258,7 @@ const MaxSize = 1 << 20
 //	  "tpm": {
 //	    "pcrs": {"sha256": {"0": [HEX…] … "23": [HEX…]}, "sha384": {…}, "sha512": {…}},
 //	    "firmware_versions": [HEX…], "reset_count": NUMBER,
-//	    "ek_ids": [HEX…],
+//	    "ek_ids": [HEX…], "deny_ek_ids": [HEX…],
 //	    "insecure_skip_collateral": BOOL
 //	  }
 //	}

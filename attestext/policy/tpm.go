@@ -26,9 +26,11 @@ type TPMPolicy struct {
 	// once the machine has booted anew.
 	ResetCount *uint32 `json:"reset_count,omitempty"`
 
-	// EKIDs are the machines that are acceptable, by endorsement key. A key that is
-	// certified and not enrolled says nothing of its machine, and is refused.
-	EKIDs []EKID `json:"ek_ids,omitempty"`
+	// EKIDs are the machines that are acceptable, by endorsement key, and DenyEKIDs those
+	// that are not. A key that is certified and not enrolled says nothing of its machine,
+	// and either refuses it.
+	EKIDs     []EKID `json:"ek_ids,omitempty"`
+	DenyEKIDs []EKID `json:"deny_ek_ids,omitempty"`
 
 	// InsecureSkipCollateral accepts keys that are certified and whose revocation could
 	// not be checked, for want of a revocation list. Keys that are enrolled need none.
@@ -85,9 +87,9 @@ func (id EKID) MarshalText() ([]byte, error)  { return hex.AppendEncode(nil, id[
 // check reports what is more likely a mistake than a wish.
 func (t *TPMPolicy) check() error {
 	switch {
-	case t.PCRs != nil && len(t.PCRs) == 0, empty(t.FirmwareVersions), empty(t.EKIDs):
-		return errors.New("tpm: pcrs, firmware_versions or ek_ids is empty; leave it out not to compare")
-	case slices.Contains(t.EKIDs, EKID{}):
+	case t.PCRs != nil && len(t.PCRs) == 0, empty(t.FirmwareVersions), empty(t.EKIDs), empty(t.DenyEKIDs):
+		return errors.New("tpm: pcrs, firmware_versions, ek_ids or deny_ek_ids is empty; leave it out not to compare")
+	case slices.Contains(t.EKIDs, EKID{}), slices.Contains(t.DenyEKIDs, EKID{}):
 		return errors.New("tpm: an EK of zeros stands for no identity, which no list accepts")
 	}
 	for bank, registers := range t.PCRs {
@@ -184,7 +186,8 @@ func (p *Policy) EvaluateTPM(c TPM) (*Decision, error) {
 			d.add(Contraindicated, claim, "got %d, want %d: the machine has booted since, or is another", count, *t.ResetCount)
 		}
 	}
-	d.ek(t.EKIDs, c.EK())
+	ek := c.EK()
+	machines(d, ek, func(id EKID) bool { return bytes.Equal(id[:], ek) }, "ek_ids", t.EKIDs, "deny_ek_ids", t.DenyEKIDs)
 	return d, d.Err()
 }
 
@@ -216,18 +219,5 @@ func (d *Decision) pcr(claim string, allowed []PCRValue, got []byte) {
 		d.add(Affirming, claim, "%s is a reference value", short(got))
 	default:
 		d.add(Contraindicated, claim, "got %s, want one of %d reference values", short(got), len(allowed))
-	}
-}
-
-func (d *Decision) ek(allowed []EKID, got []byte) {
-	const claim = "ek_ids"
-	switch {
-	case allowed == nil:
-	case len(got) != len(EKID{}) || EKID(got) == EKID{}:
-		d.add(Contraindicated, claim, "nobody has said which TPM the key is in, want one of %d", len(allowed))
-	case slices.Contains(allowed, EKID(got)):
-		d.add(Affirming, claim, "%s is acceptable", short(got))
-	default:
-		d.add(Contraindicated, claim, "got %s, want one of %d", short(got), len(allowed))
 	}
 }

@@ -86,9 +86,13 @@ func TestTPMClaimsAreCompared(t *testing.T) {
 		{"revocation not checked", func(f *fakeTPM, _ *TPMPolicy) { f.certified = true }, Contraindicated, "collateral: revocation was not checked"},
 		{"revocation not checked, as allowed", func(f *fakeTPM, p *TPMPolicy) { f.certified, p.InsecureSkipCollateral = true, true }, Warning, "which the policy allows"},
 		{"other EK", func(f *fakeTPM, _ *TPMPolicy) { f.ek[0] ^= 1 }, Contraindicated, "ek_ids: got 0203"},
-		{"no EK", func(f *fakeTPM, _ *TPMPolicy) { f.ek = nil }, Contraindicated, "nobody has said"},
-		{"zero EK", func(f *fakeTPM, p *TPMPolicy) { f.ek, p.EKIDs = make([]byte, 32), []EKID{{}} }, Contraindicated, "nobody has said"},
-		{"short EK", func(f *fakeTPM, _ *TPMPolicy) { f.ek = f.ek[:31] }, Contraindicated, "nobody has said"},
+		{"no EK", func(f *fakeTPM, _ *TPMPolicy) { f.ek = nil }, Contraindicated, "ek_ids: the platform has no identity"},
+		{"zero EK", func(f *fakeTPM, p *TPMPolicy) { f.ek, p.EKIDs = make([]byte, 32), []EKID{{}} }, Contraindicated, "ek_ids: the platform has no identity"},
+		{"short EK", func(f *fakeTPM, _ *TPMPolicy) { f.ek = f.ek[:31] }, Contraindicated, "ek_ids: got 0303"},
+		{"none of the denied", func(_ *fakeTPM, p *TPMPolicy) { p.DenyEKIDs = []EKID{{4}} }, Affirming, ""},
+		{"denied EK", func(f *fakeTPM, p *TPMPolicy) { p.DenyEKIDs = []EKID{{4}, EKID(f.ek)} }, Contraindicated, "deny_ek_ids: 0303030303030303… is refused"},
+		{"denied, and no EK", func(f *fakeTPM, p *TPMPolicy) { f.ek, p.EKIDs, p.DenyEKIDs = nil, nil, []EKID{{4}} }, Contraindicated, "deny_ek_ids: the platform has no identity"},
+		{"denied, and zero EK", func(f *fakeTPM, p *TPMPolicy) { f.ek, p.EKIDs, p.DenyEKIDs = make([]byte, 32), nil, []EKID{{4}} }, Contraindicated, "deny_ek_ids: the platform has no identity"},
 		{"EK list accepts nothing", func(_ *fakeTPM, p *TPMPolicy) { p.EKIDs = []EKID{} }, Contraindicated, "want one of 0"},
 		{"firmware list accepts nothing", func(_ *fakeTPM, p *TPMPolicy) { p.FirmwareVersions = []FirmwareVersion{} }, Contraindicated, "want one of 0"},
 	} {
@@ -151,7 +155,7 @@ func TestTPMPolicyIsReadStrictly(t *testing.T) {
 		`{"tpm": {"pcrs": {"sha384": {"0": [` + value + `]}}}}`, `{"tpm": {"pcrs": {"sha256": {"0": ["0"]}}}}`,
 		`{"tpm": {"pcrs": {"sha256": {"0": [""]}}}}`, `{"tpm": {"pcrs": {"sha256": {"0": [null]}}}}`,
 		`{"tpm": {"firmware_versions": []}}`, `{"tpm": {"firmware_versions": ["1"]}}`, `{"tpm": {"firmware_versions": ["+000000000000001"]}}`,
-		`{"tpm": {"ek_ids": []}}`, `{"tpm": {"ek_ids": ["` + hexOf("00", 32) + `"]}}`, `{"tpm": {"reset_count": -1}}`, `{"tpm": {"x": 1}}`,
+		`{"tpm": {"ek_ids": []}}`, `{"tpm": {"ek_ids": ["` + hexOf("00", 32) + `"]}}`, `{"tpm": {"deny_ek_ids": []}}`, `{"tpm": {"deny_ek_ids": ["` + hexOf("00", 32) + `"]}}`, `{"tpm": {"deny_ek_ids": ["00"]}}`, `{"tpm": {"reset_count": -1}}`, `{"tpm": {"x": 1}}`,
 	} {
 		if _, err := Parse([]byte(bad)); err == nil {
 			t.Errorf("%s was accepted", bad)

@@ -87,6 +87,7 @@ var trustClaims = map[string]TrustClaim{
 	"chip_ids":                   InstanceIdentity,
 	"deny_chip_ids":              InstanceIdentity,
 	"ek_ids":                     InstanceIdentity,
+	"deny_ek_ids":                InstanceIdentity,
 	"platform_instance_ids":      InstanceIdentity,
 	"deny_platform_instance_ids": InstanceIdentity,
 }

@@ -98,6 +98,7 @@ func TestTPMQuotesAreAppraised(t *testing.T) {
 			l.Policy.TPM.PCRs["sha256"]["10"] = []policy.PCRValue{make([]byte, 32)}
 		}, attestext.ErrPolicy, "not about it"},
 		{"other machine", func(l *verifier.Local) { l.Policy.TPM.EKIDs[0][0] ^= 1 }, attestext.ErrPolicy, "ek_ids"},
+		{"denied machine", func(l *verifier.Local) { l.Policy.TPM.DenyEKIDs = l.Policy.TPM.EKIDs }, attestext.ErrPolicy, "deny_ek_ids"},
 		{"policy for TDX", func(l *verifier.Local) { l.Policy = &policy.Policy{TDX: &policy.TDXPolicy{}} }, attestext.ErrPolicy, "no section for TPMs"},
 		{"nobody is trusted", func(l *verifier.Local) { l.TPM = nil }, attestext.ErrUnavailable, "no attestation key"},
 		{"nobody is trusted", func(l *verifier.Local) { l.TPM = &tpm.Trust{} }, attestext.ErrUnavailable, "no attestation key"},
