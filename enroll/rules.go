@@ -5,10 +5,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/attestedtls/atls/internal/strictjson"
 )
 
 // Rules say which names go to which measurements. The rules of a set are alternatives:
@@ -231,54 +232,5 @@ func decode(b []byte, v any) error {
 	if len(b) > maxFile {
 		return fmt.Errorf("%d bytes, at most %d", len(b), maxFile)
 	}
-	if err := unambiguous(json.NewDecoder(bytes.NewReader(b)), 0); err != nil {
-		return err
-	}
-	d := json.NewDecoder(bytes.NewReader(b))
-	d.DisallowUnknownFields()
-	if err := d.Decode(v); err != nil {
-		return err
-	}
-	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return errors.New("data after the object")
-	}
-	return nil
-}
-
-// unambiguous reads a value, and refuses null and members that differ at most by case:
-// of those encoding/json would take the last.
-func unambiguous(d *json.Decoder, depth int) error {
-	tok, err := d.Token()
-	switch {
-	case errors.Is(err, io.EOF):
-		return io.ErrUnexpectedEOF
-	case err != nil:
-		return err
-	case tok == nil:
-		return errors.New("null")
-	case depth > 8:
-		return errors.New("nested too deep")
-	}
-	open, _ := tok.(json.Delim)
-	seen := map[string]bool{}
-	for open != 0 && d.More() {
-		if open == '{' {
-			name, err := d.Token()
-			if err != nil {
-				return err
-			}
-			key := strings.ToLower(name.(string))
-			if seen[key] {
-				return fmt.Errorf("%q comes twice", name)
-			}
-			seen[key] = true
-		}
-		if err := unambiguous(d, depth+1); err != nil {
-			return err
-		}
-	}
-	if open != 0 {
-		_, err = d.Token()
-	}
-	return err
+	return strictjson.Unmarshal(b, v)
 }

@@ -34,8 +34,8 @@ func TestBadRulesAndRevocationsAreRefused(t *testing.T) {
 		`{"rules": [{"names": ["a"], "claims": {"mrtd": []}}]}`:                 "no value",
 		`{"rules": [{"names": ["a"], "claims": {"mrtd": [""]}}]}`:               "an empty one",
 		`{"rules": [{"names": ["a"], "claims": {"x": ["1"], "X": ["2"]}}]}`:     "twice",
-		`{"rules": [{"names": ["a"], "machines": ["m"]}]} {}`:                   "after the object",
-		`{"rules": [` + strings.Repeat("[", 20):                                 "deep",
+		`{"rules": [{"names": ["a"], "machines": ["m"]}]} {}`:                   "after the JSON value",
+		`{"rules": [` + strings.Repeat("[", 40):                                 "deep",
 		strings.Repeat(" ", 1<<20) + `{}`:                                       "at most",
 	} {
 		if _, err := enroll.ParseRules([]byte(text)); err == nil || !strings.Contains(err.Error(), want) {

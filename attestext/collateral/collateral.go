@@ -26,9 +26,9 @@ import (
 	"time"
 
 	"github.com/attestedtls/atls/attestext"
-	"github.com/attestedtls/atls/attestext/internal/strictjson"
 	"github.com/attestedtls/atls/attestext/sevsnp"
 	"github.com/attestedtls/atls/attestext/tdx"
+	"github.com/attestedtls/atls/internal/strictjson"
 )
 
 // Defaults of a [Config].

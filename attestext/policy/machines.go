@@ -13,7 +13,7 @@ import (
 	"sync"
 
 	"github.com/attestedtls/atls/attestext"
-	"github.com/attestedtls/atls/attestext/internal/strictjson"
+	"github.com/attestedtls/atls/internal/strictjson"
 
 	"encoding/json"
 )

@@ -17,7 +17,7 @@ import (
 	"strings"
 
 	"github.com/attestedtls/atls/attestext"
-	"github.com/attestedtls/atls/attestext/internal/strictjson"
+	"github.com/attestedtls/atls/internal/strictjson"
 )
 
 // A Verdict is a tier of trustworthiness of draft-ietf-rats-ar4si. The order is

@@ -12,7 +12,7 @@ import (
 
 	"github.com/attestedtls/atls/attestext"
 	"github.com/attestedtls/atls/attestext/ear"
-	"github.com/attestedtls/atls/attestext/internal/strictjson"
+	"github.com/attestedtls/atls/internal/strictjson"
 )
 
 // MaxFileSize bounds the files of this package, in bytes.

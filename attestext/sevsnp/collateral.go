@@ -10,8 +10,8 @@ import (
 
 	"github.com/attestedtls/atls/attestext"
 	"github.com/attestedtls/atls/attestext/internal/revocation"
-	"github.com/attestedtls/atls/attestext/internal/strictjson"
 	"github.com/attestedtls/atls/attestext/internal/strictpem"
+	"github.com/attestedtls/atls/internal/strictjson"
 )
 
 // MaxCollateralSize bounds an encoded [Collateral], in bytes.

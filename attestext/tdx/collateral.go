@@ -14,7 +14,7 @@ import (
 
 	"github.com/attestedtls/atls/attestext"
 	"github.com/attestedtls/atls/attestext/internal/lru"
-	"github.com/attestedtls/atls/attestext/internal/strictjson"
+	"github.com/attestedtls/atls/internal/strictjson"
 	"github.com/google/go-tdx-guest/pcs"
 )
 

@@ -11,10 +11,10 @@ import (
 
 	"github.com/attestedtls/atls/attestext"
 	"github.com/attestedtls/atls/attestext/cmw/signed"
-	"github.com/attestedtls/atls/attestext/internal/strictjson"
 	"github.com/attestedtls/atls/attestext/sevsnp"
 	"github.com/attestedtls/atls/attestext/tdx"
 	"github.com/attestedtls/atls/attestext/tpm"
+	"github.com/attestedtls/atls/internal/strictjson"
 )
 
 // SetRoots sets the roots of l out of PEM. Certificates with the names of AMD's

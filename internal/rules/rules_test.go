@@ -51,7 +51,7 @@ var rules = []rule{
 	},
 	{
 		pkg: "kbs",
-		may: []string{"attestext", "attestext/internal/...", "attestext/attester", "attestext/tsm", "attestext/cmw", "attestext/eat",
+		may: []string{"internal/strictjson", "attestext", "attestext/internal/...", "attestext/attester", "attestext/tsm", "attestext/cmw", "attestext/eat",
 			"attestext/eventlog", "attestext/epoch", "keyschedule"},
 		others: []string{"golang.org/x/crypto/...", "golang.org/x/sys/...", "github.com/fxamacker/cbor/v2/...", "github.com/x448/float16/...", "github.com/veraison/go-cose/..."},
 	},
@@ -60,7 +60,7 @@ var rules = []rule{
 	},
 	{
 		pkg:    "enroll",
-		may:    []string{"tls", "tls/internal/...", "tls/exportedauth", "keyschedule", "attestext", "attestext/internal/..."},
+		may:    []string{"internal/strictjson", "tls", "tls/internal/...", "tls/exportedauth", "keyschedule", "attestext", "attestext/internal/..."},
 		others: []string{"golang.org/x/crypto/...", "golang.org/x/sys/..."},
 	},
 	{
