@@ -3,18 +3,20 @@
 //
 // The protocol is that of kbs/docs/kbs_attestation_protocol.md of
 // confidential-containers/trustee, version 0.4.0. The runtime data are those of its
-// kbs/src/attestation/backend.rs, which bind additional-evidence too.
+// kbs/src/attestation/backend.rs, which bind additional-evidence too. The document
+// leaves the form of the evidence to Trustee's verifiers. That of TDX is a quote; that of
+// SEV-SNP is how a library in another language writes its own structures, and not done.
+//
+// Nothing is written to disk, and what decrypts the resource is cleared, as far as Go
+// goes: the session's private key has no way to be cleared and is left to the garbage
+// collector, the runtime may have copied what is on a stack, and the kernel may swap. Run
+// without swap and core dumps, in memory that the TEE encrypts.
 package kbs
 
 import (
 	"bytes"
 	"context"
 	"crypto"
-	"crypto/aes"
-	"crypto/cipher"
-	"crypto/rand"
-	"crypto/rsa"
-	"crypto/sha256"
 	"crypto/sha512"
 	"crypto/x509"
 	"encoding/base64"
@@ -22,7 +24,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math/big"
 	"net"
 	"net/http"
 	"net/url"
@@ -33,6 +34,7 @@ import (
 	"github.com/attestedtls/atls/attestext"
 	"github.com/attestedtls/atls/attestext/attester"
 	"github.com/attestedtls/atls/attestext/tsm"
+	"github.com/attestedtls/atls/internal/strictjson"
 )
 
 const (
@@ -43,9 +45,6 @@ const (
 	// MaxAnswer is the size of the largest answer that is read, in bytes.
 	MaxAnswer = 1 << 20
 
-	keyBits    = 3072
-	keyAlg     = "RSA-OAEP-256"
-	contentAlg = "A256GCM"
 	cookieName = "kbs-session-id"
 	maxCookie  = 256
 )
@@ -67,6 +66,9 @@ type Client struct {
 	URL string
 	// Quoter makes the TDX quotes. The evidence has no event log.
 	Quoter attester.Quoter
+	// Alg is of the session's key, AlgECDH or AlgRSA; empty is AlgECDH, as in Trustee's
+	// own client.
+	Alg string
 	// Transport makes the connections and decides whom to trust; nil is
 	// http.DefaultTransport.
 	Transport http.RoundTripper
@@ -122,6 +124,9 @@ func (c *Client) fetch(ctx context.Context, path ...string) ([]byte, error) {
 	if u.Host == "" || u.User != nil || u.Scheme != "https" && !(u.Scheme == "http" && loopback) {
 		return nil, errors.New("the URL must be https, or http at loopback, without a user")
 	}
+	if c.Quoter == nil {
+		return nil, errors.New("a Client needs a Quoter")
+	}
 	for _, p := range path {
 		if !segment.MatchString(p) {
 			return nil, fmt.Errorf("%q cannot be part of a resource's name", p)
@@ -149,11 +154,11 @@ func (c *Client) fetch(ctx context.Context, path ...string) ([]byte, error) {
 	if s.cookie == "" {
 		return nil, fmt.Errorf("%w: auth set no cookie %s", ErrMalformed, cookieName)
 	}
-	key, err := rsa.GenerateKey(rand.Reader, keyBits)
+	key, err := newKey(c.Alg)
 	if err != nil {
 		return nil, err
 	}
-	pub := publicJWK(&key.PublicKey)
+	pub := key.public()
 	reportData, err := runtimeDigest(nonce, pub)
 	if err != nil {
 		return nil, err
@@ -179,12 +184,6 @@ func (c *Client) fetch(ctx context.Context, path ...string) ([]byte, error) {
 		return nil, err
 	}
 	return open(b, key)
-}
-
-func publicJWK(k *rsa.PublicKey) map[string]string {
-	enc := base64.RawURLEncoding
-	return map[string]string{"kty": "RSA", "alg": keyAlg,
-		"n": enc.EncodeToString(k.N.Bytes()), "e": enc.EncodeToString(big.NewInt(int64(k.E)).Bytes())}
 }
 
 // runtimeDigest returns the SHA-384 of the runtime data in canonical JSON, padded with
@@ -262,59 +261,22 @@ func problem(b []byte) string {
 	return fmt.Sprintf(": %.200q", p.Detail)
 }
 
+// parseChallenge reads a Challenge. Extra parameters, which there are for other TEEs,
+// would change what the quote has to be about.
 func parseChallenge(b []byte) (nonce string, err error) {
-	var c struct{ Nonce string }
-	if json.Unmarshal(b, &c) != nil || !nonceForm.MatchString(c.Nonce) {
+	var c struct {
+		Nonce string          `json:"nonce"`
+		Extra json.RawMessage `json:"extra-params"`
+	}
+	if err := strictjson.Unmarshal(b, &c); err != nil {
+		return "", fmt.Errorf("%w: the challenge: %w", ErrMalformed, err)
+	}
+	if !nonceForm.MatchString(c.Nonce) {
 		return "", fmt.Errorf("%w: the challenge has no nonce of 16 to 256 characters of base64", ErrMalformed)
 	}
-	return c.Nonce, nil
-}
-
-// open decrypts a flattened JWE (RFC 7516, section 7.2.2) of the one pair of algorithms
-// that the session's key is for. A header with anything else in it is refused, kid, zip
-// and crit included.
-func open(b []byte, key *rsa.PrivateKey) ([]byte, error) {
-	var m struct {
-		Protected    string
-		EncryptedKey string `json:"encrypted_key"`
-		AAD          string
-		IV           string
-		Ciphertext   string
-		Tag          string
+	switch string(c.Extra) {
+	case "", `""`, "{}":
+		return c.Nonce, nil
 	}
-	if json.Unmarshal(b, &m) != nil {
-		return nil, fmt.Errorf("%w: the resource is no flattened JWE", ErrMalformed)
-	}
-	var parts [5][]byte
-	for i, s := range []string{m.Protected, m.EncryptedKey, m.IV, m.Ciphertext, m.Tag} {
-		var err error
-		if parts[i], err = base64.RawURLEncoding.Strict().DecodeString(s); err != nil {
-			return nil, fmt.Errorf("%w: the JWE has bad base64url", ErrMalformed)
-		}
-	}
-	var h map[string]string
-	if json.Unmarshal(parts[0], &h) != nil || len(h) != 2 || h["alg"] != keyAlg || h["enc"] != contentAlg {
-		return nil, fmt.Errorf("%w: the JWE's header is not that of %s with %s alone", ErrMalformed, keyAlg, contentAlg)
-	}
-	if m.AAD != "" || len(parts[2]) != 12 || len(parts[4]) != 16 {
-		return nil, fmt.Errorf("%w: the JWE has an aad, or an iv or tag of the wrong size", ErrMalformed)
-	}
-	cek, err := rsa.DecryptOAEP(sha256.New(), nil, key, parts[1], nil)
-	if err != nil || len(cek) != 32 {
-		return nil, ErrDecrypt
-	}
-	defer clear(cek)
-	block, err := aes.NewCipher(cek)
-	if err != nil {
-		return nil, err
-	}
-	gcm, err := cipher.NewGCM(block)
-	if err != nil {
-		return nil, err
-	}
-	out, err := gcm.Open(nil, parts[2], append(parts[3], parts[4]...), []byte(m.Protected))
-	if err != nil {
-		return nil, ErrDecrypt
-	}
-	return out, nil
+	return "", fmt.Errorf("%w: the challenge has extra parameters, and none are known for TDX", ErrMalformed)
 }

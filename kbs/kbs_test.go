@@ -2,10 +2,9 @@ package kbs
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/ed25519"
-	"crypto/rand"
-	"crypto/rsa"
 	"crypto/sha512"
 	"crypto/x509"
 	"encoding/json"
@@ -13,13 +12,13 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/lestrrat-go/jwx/v2/jwa"
-	"github.com/lestrrat-go/jwx/v2/jwe"
 	"github.com/lestrrat-go/jwx/v2/jwk"
 
 	"github.com/attestedtls/atls/attestext/softtee"
@@ -29,16 +28,36 @@ import (
 
 var testTime = time.Date(2026, 6, 1, 0, 0, 0, 0, time.UTC)
 
-var otherKey = sync.OnceValue(func() *rsa.PrivateKey {
-	k, err := rsa.GenerateKey(rand.Reader, 2048)
-	if err != nil {
-		panic(err)
+// keyOf returns another key than that of any session.
+var keyOf = func() func(string) sessionKey {
+	var mu sync.Mutex
+	keys := map[string]sessionKey{}
+	return func(alg string) sessionKey {
+		mu.Lock()
+		defer mu.Unlock()
+		if keys[alg] == nil {
+			k, err := newKey(alg)
+			if err != nil {
+				panic(err)
+			}
+			keys[alg] = k
+		}
+		return keys[alg]
 	}
-	return k
-})
+}()
 
-// kbsServer follows the protocol's document. override answers a path in its place.
-func kbsServer(t *testing.T, resource []byte, other bool, alg jwa.KeyEncryptionAlgorithm, nonce string, override map[string]http.HandlerFunc) *Client {
+// A service follows the protocol's document, but for what a test has changed.
+type service struct {
+	resource []byte
+	nonce    string // that it wants to see again
+	other    bool   // it encrypts to another key
+	override map[string]http.HandlerFunc
+}
+
+// client starts s and returns a client of it.
+func (s *service) client(t *testing.T) *Client {
+	t.Helper()
+	nonce := cmp.Or(s.nonce, goodNonce)
 	var key jwk.Key
 	answer := map[string]http.HandlerFunc{
 		"auth": func(w http.ResponseWriter, r *http.Request) {
@@ -99,20 +118,15 @@ func kbsServer(t *testing.T, resource []byte, other bool, alg jwa.KeyEncryptionA
 			io.WriteString(w, `{"token":"x"}`)
 		},
 		"resource/default/key/1": func(w http.ResponseWriter, r *http.Request) {
-			var to any = otherKey().Public()
-			if !other {
-				var pub rsa.PublicKey
-				if err := key.Raw(&pub); err != nil {
-					t.Error(err)
-				}
-				to = &pub
+			if s.other {
+				key = parseJWK(t, keyOf(key.Algorithm().String()))
 			}
-			w.Write(encrypt(t, resource, alg, to))
+			w.Write(encrypt(t, s.resource, jwa.KeyEncryptionAlgorithm(key.Algorithm().String()), key))
 		},
 	}
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		p := strings.TrimPrefix(r.URL.Path, "/kbs/v0/")
-		if h := override[p]; h != nil {
+		if h := s.override[p]; h != nil {
 			h(w, r)
 		} else if h := answer[p]; h != nil {
 			h(w, r)
@@ -124,23 +138,26 @@ func kbsServer(t *testing.T, resource []byte, other bool, alg jwa.KeyEncryptionA
 	return &Client{URL: srv.URL, Quoter: softtee.NewTDX(nil)}
 }
 
-// encrypt is by another implementation of JWE than the one under test.
-func encrypt(t testing.TB, b []byte, alg jwa.KeyEncryptionAlgorithm, to any) []byte {
-	t.Helper()
-	out, err := jwe.Encrypt(b, jwe.WithJSON(), jwe.WithKey(alg, to), jwe.WithContentEncryption(jwa.A256GCM))
-	if err != nil {
-		t.Error(err)
-	}
-	return out
-}
-
-const goodNonce = "AAECAwQFBgcICQoLDA0ODw=="
+const (
+	goodNonce = "AAECAwQFBgcICQoLDA0ODw=="
+	res       = "resource/default/key/1"
+)
 
 func TestFetch(t *testing.T) {
-	c := kbsServer(t, []byte("secret"), false, jwa.RSA_OAEP_256, goodNonce, nil)
-	b, err := c.Fetch(t.Context(), "default", "key", "1")
-	if err != nil || !bytes.Equal(b, []byte("secret")) {
-		t.Fatalf("%q, %v", b, err)
+	// Nothing is left on disk.
+	dir := t.TempDir()
+	t.Chdir(dir)
+	t.Setenv("HOME", dir)
+	t.Setenv("TMPDIR", dir)
+	for _, alg := range []string{"", AlgECDH, AlgRSA} {
+		c := (&service{resource: []byte("secret")}).client(t)
+		c.Alg = alg
+		if b, err := c.Fetch(t.Context(), "default", "key", "1"); err != nil || !bytes.Equal(b, []byte("secret")) {
+			t.Errorf("%s: %q, %v", alg, b, err)
+		}
+	}
+	if files, err := os.ReadDir(dir); err != nil || len(files) > 0 {
+		t.Errorf("%v, %v", files, err)
 	}
 }
 
@@ -153,84 +170,125 @@ func TestSigner(t *testing.T) {
 		b  []byte
 		ok bool
 	}{{der, true}, {[]byte("x"), false}} {
-		c := kbsServer(t, tt.b, false, jwa.RSA_OAEP_256, goodNonce, nil)
+		c := (&service{resource: tt.b}).client(t)
 		if _, err := c.Signer(t.Context(), "default", "key", "1"); (err == nil) != tt.ok {
 			t.Errorf("got %v", err)
 		}
 	}
 }
 
+// at overrides the answer to one path.
+func at(path string, h http.HandlerFunc) *service {
+	return &service{override: map[string]http.HandlerFunc{path: h}}
+}
+
+func say(status int, s string) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(status); io.WriteString(w, s) }
+}
+
 func TestFetchRefuses(t *testing.T) {
-	say := func(status int, s string) http.HandlerFunc {
-		return func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(status); io.WriteString(w, s) }
+	type test struct {
+		name string
+		s    *service
+		want error
+		text string
 	}
-	const res = "resource/default/key/1"
-	for _, tt := range []struct {
-		name  string
-		nonce string
-		other bool
-		alg   jwa.KeyEncryptionAlgorithm
-		path  string
-		h     http.HandlerFunc
-		want  error
-		text  string
-	}{
-		{name: "another session's nonce", nonce: "BBECAwQFBgcICQoLDA0ODw==", want: ErrRefused, text: "the nonce is different"},
-		{name: "attest refused", path: "attest", h: say(401, `{"type":"x","detail":"bad TCB"}`), want: ErrRefused, text: "bad TCB"},
-		{name: "forbidden", path: res, h: say(403, ""), want: ErrForbidden},
-		{name: "absent", path: res, h: say(404, ""), want: ErrStatus, text: "404"},
-		{name: "garbage challenge", path: "auth", h: say(200, "{"), want: ErrMalformed, text: "nonce"},
-		{name: "no cookie", path: "auth", h: say(200, `{"nonce":"`+goodNonce+`"}`), want: ErrMalformed, text: "cookie"},
-		{name: "garbage resource", path: res, h: say(200, "secret"), want: ErrMalformed, text: "JWE"},
-		{name: "over-long", path: "auth", h: say(200, strings.Repeat("x", MaxAnswer+1)), want: ErrTooLong},
-		{name: "another key", other: true, want: ErrDecrypt},
-		{name: "another algorithm", alg: jwa.RSA_OAEP, want: ErrMalformed, text: "header"},
-		{name: "redirect", path: "auth", h: func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/elsewhere", 302) }, want: ErrStatus, text: "302"},
-	} {
+	cookie := func(value, answer string) http.HandlerFunc {
+		return func(w http.ResponseWriter, _ *http.Request) {
+			http.SetCookie(w, &http.Cookie{Name: cookieName, Value: value})
+			io.WriteString(w, answer)
+		}
+	}
+	tests := []test{
+		{"another session's nonce", &service{nonce: "BBECAwQFBgcICQoLDA0ODw=="}, ErrRefused, "the nonce is different"},
+		{"attest refused", at("attest", say(401, `{"type":"x","detail":"bad TCB"}`)), ErrRefused, "bad TCB"},
+		{"forbidden", at(res, say(403, "")), ErrForbidden, "403"},
+		{"denied by policy", at(res, say(401, `{"type":"x/PolicyDeny","detail":"policy"}`)), ErrForbidden, "policy"},
+		{"absent", at(res, say(404, "")), ErrStatus, "404"},
+		{"garbage challenge", at("auth", say(200, "{")), ErrMalformed, "challenge"},
+		{"two nonces", at("auth", cookie("s1", `{"nonce":"`+goodNonce+`","Nonce":"`+goodNonce+`"}`)), ErrMalformed, "twice"},
+		{"short nonce", at("auth", cookie("s1", `{"nonce":"AAAA"}`)), ErrMalformed, "nonce"},
+		{"extra parameters", at("auth", cookie("s1", `{"nonce":"`+goodNonce+`","extra-params":{"selected-hash-algorithm":"sha512"}}`)), ErrMalformed, "extra parameters"},
+		{"no cookie", at("auth", say(200, `{"nonce":"`+goodNonce+`"}`)), ErrMalformed, "cookie"},
+		{"over-long cookie", at("auth", cookie(strings.Repeat("x", maxCookie+1), `{"nonce":"`+goodNonce+`"}`)), ErrMalformed, "cookie"},
+		{"garbage resource", at(res, say(200, "secret")), ErrMalformed, "JWE"},
+		{"another key", &service{other: true}, ErrDecrypt, ""},
+	}
+	for _, path := range []string{"auth", "attest", res} {
+		tests = append(tests,
+			test{"over-long " + path, at(path, say(200, strings.Repeat("x", MaxAnswer+1))), ErrTooLong, path},
+			test{"over-long refusal " + path, at(path, say(401, strings.Repeat("x", MaxAnswer+1))), ErrTooLong, path},
+			test{"redirect " + path, at(path, func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/elsewhere", 307) }), ErrStatus, "307"},
+			test{"failure " + path, at(path, say(500, "")), ErrStatus, "500"})
+	}
+	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			if tt.nonce == "" {
-				tt.nonce = goodNonce
-			}
-			if tt.alg == "" {
-				tt.alg = jwa.RSA_OAEP_256
-			}
-			c := kbsServer(t, []byte("secret"), tt.other, tt.alg, tt.nonce, map[string]http.HandlerFunc{tt.path: tt.h})
-			b, err := c.Fetch(t.Context(), "default", "key", "1")
+			b, err := tt.s.client(t).Fetch(t.Context(), "default", "key", "1")
 			if b != nil || !errors.Is(err, tt.want) || !strings.Contains(err.Error(), tt.text) {
-				t.Errorf("got %q, %v; want %v", b, err, tt.want)
+				t.Errorf("got %q, %v; want %v, %q", b, err, tt.want, tt.text)
 			}
 		})
 	}
 }
 
+// A service that hangs, before its answer or within it.
 func TestFetchSlow(t *testing.T) {
-	c := kbsServer(t, nil, false, jwa.RSA_OAEP_256, goodNonce, map[string]http.HandlerFunc{
-		"auth": func(_ http.ResponseWriter, r *http.Request) { io.Copy(io.Discard, r.Body); <-r.Context().Done() }})
-	c.Timeout = 50 * time.Millisecond
-	if _, err := c.Fetch(t.Context(), "default", "key", "1"); !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("got %v", err)
+	for _, path := range []string{"auth", "attest", res} {
+		for _, begun := range []string{"", "{"} {
+			c := at(path, func(w http.ResponseWriter, r *http.Request) {
+				io.Copy(io.Discard, r.Body)
+				if begun != "" {
+					io.WriteString(w, begun)
+					w.(http.Flusher).Flush()
+				}
+				<-r.Context().Done()
+			}).client(t)
+			c.Timeout = 200 * time.Millisecond
+			if _, err := c.Fetch(t.Context(), "default", "key", "1"); !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("%s after %q: got %v", path, begun, err)
+			}
+		}
 	}
 }
 
 func TestFetchArguments(t *testing.T) {
-	for _, c := range [][2]string{{"http://kbs.example", "key"}, {"https://u:p@kbs.example", "key"}, {"https://kbs.example", ".."}, {"https://kbs.example", "a/b"}} {
-		_, err := (&Client{URL: c[0]}).Fetch(t.Context(), "default", c[1], "1")
-		if err == nil || !strings.Contains(err.Error(), "URL must be") && !strings.Contains(err.Error(), "cannot be part") {
-			t.Errorf("%v: got %v", c, err)
+	good := func() *Client { return &Client{URL: "https://kbs.example", Quoter: softtee.NewTDX(nil)} }
+	for want, change := range map[string]func(c *Client) string{
+		"URL must be https":     func(c *Client) string { c.URL = "http://kbs.example"; return "key" },
+		"without a user":        func(c *Client) string { c.URL = "https://u:p@kbs.example"; return "key" },
+		`".." cannot be part`:   func(*Client) string { return ".." },
+		`"a/b" cannot be part`:  func(*Client) string { return "a/b" },
+		"needs a Quoter":        func(c *Client) string { c.Quoter = nil; return "key" },
+		`Alg is "RSA1_5", want`: func(c *Client) string { c.URL, c.Alg = (&service{}).client(t).URL, "RSA1_5"; return "key" },
+		`only "tdx_guest" is suppo`: func(c *Client) string {
+			c.URL, c.Quoter = (&service{}).client(t).URL, softtee.NewSNP(nil)
+			return "key"
+		},
+	} {
+		c := good()
+		kind := change(c)
+		_, err := c.Fetch(t.Context(), "default", kind, "1")
+		if err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "u:p") {
+			t.Errorf("got %v, want %q", err, want)
 		}
 	}
 }
 
 func FuzzAnswer(f *testing.F) {
 	f.Add([]byte(`{"nonce":"` + goodNonce + `"}`))
-	f.Add(encrypt(f, []byte("secret"), jwa.RSA_OAEP_256, otherKey().Public()))
+	keys := []sessionKey{keyOf(AlgECDH), keyOf(AlgRSA)}
+	for i, alg := range []jwa.KeyEncryptionAlgorithm{jwa.ECDH_ES_A256KW, jwa.RSA_OAEP_256} {
+		f.Add(encrypt(f, []byte("secret"), alg, parseJWK(f, keys[i])))
+	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		defer fuzzbound.Check(t, len(b))()
 		if n, err := parseChallenge(b); err == nil && !nonceForm.MatchString(n) {
 			t.Error("bad nonce accepted")
 		}
-		if _, err := open(b, otherKey()); err != nil && !errors.Is(err, ErrMalformed) && !errors.Is(err, ErrDecrypt) {
-			t.Error(err)
+		for _, k := range keys {
+			if _, err := open(b, k); err != nil && !errors.Is(err, ErrMalformed) && !errors.Is(err, ErrDecrypt) {
+				t.Error(err)
+			}
 		}
 		problem(b)
 	})
