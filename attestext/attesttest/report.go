@@ -8,9 +8,9 @@ import (
 	"github.com/attestedtls/atls/attestext/tsm"
 )
 
-// openReport takes evidence with a TSM report of one provider apart, which is there
-// by itself or as the platform's part of a bundle. fields parses what the TEE signed.
-func openReport(b []byte, provider string, fields func(quote []byte) ([]Field, error)) (*Opened, error) {
+// openWrapper takes evidence apart: open is given the record of the platform, which is
+// there by itself or in a bundle, and what puts a record in its place.
+func openWrapper(b []byte, open func(record *cmw.Record, wrap func(*cmw.Record) ([]byte, error)) (*Opened, error)) (*Opened, error) {
 	w, err := cmw.Parse(b)
 	if err != nil {
 		return nil, err
@@ -20,13 +20,21 @@ func openReport(b []byte, provider string, fields func(quote []byte) ([]Field, e
 		if err != nil {
 			return nil, err
 		}
-		return openRecord(&pat, provider, fields, func(r *cmw.Record) ([]byte, error) { return eat.EncodeBundle(kat, *r) })
+		return open(&pat, func(r *cmw.Record) ([]byte, error) { return eat.EncodeBundle(kat, *r) })
 	}
 	if _, _, err := w.Evidence(); err != nil {
 		return nil, err
 	}
-	return openRecord(w.Record, provider, fields, func(r *cmw.Record) ([]byte, error) {
+	return open(w.Record, func(r *cmw.Record) ([]byte, error) {
 		return (&cmw.CMW{Form: w.Form, Record: r}).Encode()
+	})
+}
+
+// openReport takes evidence with a TSM report of one provider apart. fields parses what
+// the TEE signed.
+func openReport(b []byte, provider string, fields func(quote []byte) ([]Field, error)) (*Opened, error) {
+	return openWrapper(b, func(record *cmw.Record, wrap func(*cmw.Record) ([]byte, error)) (*Opened, error) {
+		return openRecord(record, provider, fields, wrap)
 	})
 }
 

@@ -23,6 +23,7 @@ import (
 	"github.com/attestedtls/atls/attestext/eat"
 	"github.com/attestedtls/atls/attestext/internal/binding"
 	"github.com/attestedtls/atls/attestext/tsm"
+	"github.com/attestedtls/atls/attestext/verifier"
 )
 
 const (
@@ -48,7 +49,7 @@ type ClientOptions struct {
 
 	// Formats are what the service is given, in order of preference; with
 	// attestation-only, those of them that name a key. nil means TSM reports and
-	// bundles, or bundles alone. Other formats carry a nonce that this package cannot
+	// bundles, or bundles alone. Those and TPM quotes are understood; other formats carry a nonce that this package cannot
 	// read: the service must compare it with that of the session, and the result must
 	// name the key wherever one is to be covered.
 	Formats []attestext.EvidenceFormat
@@ -186,7 +187,7 @@ func (c *Client) Formats(kind attestext.CredentialKind) []attestext.EvidenceForm
 		formats = []attestext.EvidenceFormat{tsm.FormatCBOR, tsm.FormatJSON, {MediaType: tsm.MediaTypeConfigfsJSON}, eat.BundleFormat}
 	}
 	if kind == attestext.AttestationOnly {
-		return slices.DeleteFunc(slices.Clone(formats), tsm.IsReport)
+		return slices.DeleteFunc(slices.Clone(formats), verifier.IsPlatformEvidence)
 	}
 	return slices.Clone(formats)
 }

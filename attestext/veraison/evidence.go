@@ -5,9 +5,7 @@ import (
 	"github.com/attestedtls/atls/attestext/cmw"
 	"github.com/attestedtls/atls/attestext/eat"
 	"github.com/attestedtls/atls/attestext/internal/binding"
-	"github.com/attestedtls/atls/attestext/sevsnp"
-	"github.com/attestedtls/atls/attestext/tdx"
-	"github.com/attestedtls/atls/attestext/tsm"
+	"github.com/attestedtls/atls/attestext/verifier"
 )
 
 // A submission is Evidence as it goes to a service.
@@ -62,21 +60,25 @@ func prepare(ev *attestext.Evidence, expected *attestext.Challenge) (*submission
 			return nil, attestext.Errorf(attestext.ErrWrongType, opAppraise, "%v has no media type to send it under", s.format)
 		}
 	}
-	if !tsm.IsReport(s.format) {
+	if !verifier.IsPlatformEvidence(s.format) {
 		s.needsKey = expected.Binding == attestext.BindingHardened || expected.Kind == attestext.AttestationOnly
 		return s, nil
 	}
 	if expected.Kind == attestext.AttestationOnly {
 		return nil, attestext.Errorf(attestext.ErrWrongType, opAppraise, "a report by itself names no TLS key; attestation-only wants it in a bundle with a key attestation token")
 	}
-	got, err := reportData(s.format, s.body)
+	isAbout, err := verifier.ClaimedAbout(s.format, s.body)
 	if err != nil {
 		return nil, err
 	}
-	if err := binding.CheckReportData(got, expected); err != nil {
+	if err := binding.Check(isAbout, expected); err != nil {
 		return nil, err
 	}
-	s.nonce = got[:]
+	reportData, err := expected.ReportData()
+	if err != nil {
+		return nil, &attestext.Error{Class: attestext.ErrBinding, Op: opBinding, Err: err}
+	}
+	s.nonce = reportData[:]
 	return s, nil
 }
 
@@ -87,29 +89,6 @@ func checkType(got attestext.EvidenceFormat, ev *attestext.Evidence) error {
 	return nil
 }
 
-// reportData returns the REPORTDATA of a TSM report, which nobody has verified.
-func reportData(f attestext.EvidenceFormat, b []byte) (rd [attestext.ReportDataSize]byte, err error) {
-	r, err := tsm.Parse(f, b)
-	if err != nil {
-		return rd, err
-	}
-	switch r.Provider {
-	case tsm.ProviderTDX:
-		q, err := tdx.Parse(r.OutBlob)
-		if err != nil {
-			return rd, err
-		}
-		return q.ReportData, nil
-	case tsm.ProviderSNP:
-		q, err := sevsnp.Parse(r.OutBlob)
-		if err != nil {
-			return rd, err
-		}
-		return q.ReportData, nil
-	}
-	return rd, attestext.Errorf(attestext.ErrWrongType, opBinding, "nobody could check the binding of a report by provider %.32q", r.Provider)
-}
-
 // checkBundle checks all of a bundle but whether its platform evidence is genuine,
 // and returns the TLS key that it names.
 func checkBundle(b []byte, expected *attestext.Challenge) ([]byte, error) {
@@ -118,18 +97,18 @@ func checkBundle(b []byte, expected *attestext.Challenge) ([]byte, error) {
 		return nil, err
 	}
 	token, pat := bundle.KAT, bundle.PAT
-	if !tsm.IsReport(pat.Format) {
+	if !verifier.IsPlatformEvidence(pat.Format) {
 		return nil, attestext.Errorf(attestext.ErrWrongType, opBinding, "nobody could check what platform evidence in %v covers", pat.Format)
 	}
 	kat, err := eat.VerifyKAT(token)
 	if err != nil {
 		return nil, err
 	}
-	rd, err := reportData(pat.Format, pat.Value)
+	isAbout, err := verifier.ClaimedAbout(pat.Format, pat.Value)
 	if err != nil {
 		return nil, err
 	}
-	freshness, err := binding.CheckBundle(kat, func(want [attestext.ReportDataSize]byte) bool { return binding.Equal(rd[:], want[:]) }, bundle.Epoch, expected)
+	freshness, err := binding.CheckBundle(kat, isAbout, bundle.Epoch, expected)
 	if err != nil {
 		return nil, err
 	}

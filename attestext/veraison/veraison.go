@@ -13,21 +13,21 @@
 // at REPORTDATA and sign whatever nonce the session was opened with:
 //
 //	                         client                        service
-//	TSM report               REPORTDATA                    signatures, platform, policy; this
-//	                                                       package's also REPORTDATA
+//	TSM report, TPM quote    REPORTDATA, extraData         signatures, platform, policy; this
+//	                                                       package's also REPORTDATA, extraData
 //	bundle of a KAT          the KAT's signature,          the same; this package's also the
 //	                         challenge, key, and that      KAT, whose key it names in the
-//	                         REPORTDATA covers its signer  result
+//	                         the quote covers its signer   result
 //	anything else            that the result names the     everything else, the nonce in
 //	                         key, where one is to be       particular
 //	                         covered
 //	result (EAR)             signature, session's nonce,
 //	                         age, tier, key
 //
-// The nonce of the session is what the Evidence must carry: for a TSM report all 64
-// bytes of [attestext.Challenge.ReportData], which under the hardened rule is a hash
-// over binder, key and role, so that a service that knows none of these can compare
-// it; for anything else [attestext.Challenge.Value].
+// The nonce of the session is what the Evidence must carry: for a TSM report, and for a
+// TPM quote, which has its hash, all 64 bytes of [attestext.Challenge.ReportData], which
+// under the hardened rule is a hash over binder, key and role, so that a service that
+// knows none of these can compare it; for anything else [attestext.Challenge.Value].
 //
 // A service that does not look at REPORTDATA will sign a result with anybody's nonce
 // about anybody's machine. Therefore the connection to the service must be

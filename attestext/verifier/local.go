@@ -161,7 +161,7 @@ func (l *Local) appraiseWrapper(ev *attestext.Evidence, expected *attestext.Chal
 	if err != nil {
 		return nil, err
 	}
-	if !tsm.IsReport(format) && !format.Equal(tpm.Format) {
+	if !IsPlatformEvidence(format) {
 		return nil, attestext.Errorf(attestext.ErrWrongType, opAppraise, "%v is not supported here", format)
 	}
 	if !ev.Type.Format.Matches(format) {
@@ -182,7 +182,7 @@ func (l *Local) bundle(ev *attestext.Evidence, expected *attestext.Challenge) (*
 		return nil, err
 	}
 	token, pat := b.KAT, b.PAT
-	if !tsm.IsReport(pat.Format) && !pat.Format.Equal(tpm.Format) {
+	if !IsPlatformEvidence(pat.Format) {
 		return nil, attestext.Errorf(attestext.ErrWrongType, opAppraise, "platform evidence in %v is not supported here", pat.Format)
 	}
 	// With attestation-only, a bundle is the one shape that a report can come in,

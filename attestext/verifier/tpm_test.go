@@ -10,44 +10,14 @@ import (
 
 	"github.com/attestedtls/atls/attestext"
 	"github.com/attestedtls/atls/attestext/attester"
-	"github.com/attestedtls/atls/attestext/attesttest"
-	"github.com/attestedtls/atls/attestext/cmw"
 	"github.com/attestedtls/atls/attestext/eat"
 	"github.com/attestedtls/atls/attestext/policy"
 	"github.com/attestedtls/atls/attestext/softtee"
 	"github.com/attestedtls/atls/attestext/tpm"
-	"github.com/attestedtls/atls/attestext/tpmdevice"
 	"github.com/attestedtls/atls/attestext/tsm"
 	"github.com/attestedtls/atls/attestext/verifier"
-	"github.com/attestedtls/atls/internal/swtpm"
+	"github.com/attestedtls/atls/internal/swtpm/enrolled"
 )
-
-// openTPM starts a TPM in software and has its key enrolled.
-func openTPM(t testing.TB) (attestext.Attester, tpm.EnrolledKey) {
-	t.Helper()
-	d, err := tpmdevice.Open(swtpm.Start(t), nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { d.Close() })
-	req, err := d.EnrolRequest(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	e, c, err := tpm.NewEnrolment(req, &tpm.EKTrust{InsecureAny: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	secret, err := d.Activate(t.Context(), c)
-	if err != nil {
-		t.Fatal(err)
-	}
-	k, err := e.Finish(secret)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return attester.NewSource(d), k
-}
 
 // tpmPolicy wants what a TPM has that has measured nothing.
 func tpmPolicy(k tpm.EnrolledKey) *policy.Policy {
@@ -63,7 +33,7 @@ func localTPM(k tpm.EnrolledKey) *verifier.Local {
 }
 
 func TestTPMQuotesAreAppraised(t *testing.T) {
-	a, k := openTPM(t)
+	a, k := enrolled.Open(t)
 	for _, kind := range kinds {
 		for _, b := range bindings {
 			for _, f := range append(a.Formats(kind), formatAny) {
@@ -159,61 +129,12 @@ func TestTPMRootsFileIsReadStrictly(t *testing.T) {
 	}
 }
 
-// openQuote takes TPM evidence apart.
-func openQuote(b []byte) (*attesttest.Opened, error) {
-	w, err := cmw.Parse(b)
-	if err != nil {
-		return nil, err
-	}
-	record, wrap := w.Record, func(r *cmw.Record) ([]byte, error) { return (&cmw.CMW{Form: w.Form, Record: r}).Encode() }
-	if w.Collection != nil {
-		kat, pat, err := eat.ParseBundle(b)
-		if err != nil {
-			return nil, err
-		}
-		record, wrap = &pat, func(r *cmw.Record) ([]byte, error) { return eat.EncodeBundle(kat, *r) }
-	}
-	// The TPMT_SIGNATURE is behind its name.
-	name := []byte("signature")
-	at := bytes.Index(record.Value, name) + len(name) + 2 // u8 length
-	return &attesttest.Opened{
-		Quote: record.Value,
-		Fields: []attesttest.Field{
-			{Name: "quote", Size: len(record.Value)},
-			{Name: "signature", Offset: at, Size: 70, Signature: true},
-		},
-		Wrap: func(quote []byte) ([]byte, error) {
-			r := *record
-			r.Value = quote
-			return wrap(&r)
-		},
-	}, nil
-}
-
 func TestBadTPMEvidenceIsRefused(t *testing.T) {
-	a, k := openTPM(t)
-	other, _ := openTPM(t)
-	passed := 0
-	for _, o := range attesttest.Check(t.Context(), &attesttest.Target{
-		Verifier: localTPM(k), Honest: a, Bindings: bindings, Open: openQuote, OtherRoot: &attesttest.Special{Attester: other},
-	}) {
-		switch {
-		case o.Status == attesttest.Passed:
-			passed++
-		case o.Status == attesttest.Failed:
-			t.Error(o)
-		case !slices.Contains([]string{"other TEE", "revoked", "expired collateral", "debug", "zero machine"}, o.Case):
-			t.Errorf("%v", o)
-		}
-	}
-	if passed == 0 {
-		t.Error("nothing was tried")
-	}
-	t.Logf("%d cases", passed)
+	enrolled.Check(t, bindings, func(k tpm.EnrolledKey) attestext.Verifier { return localTPM(k) })
 }
 
 func TestHandshakeCarriesTPMQuotes(t *testing.T) {
-	a, k := openTPM(t)
+	a, k := enrolled.Open(t)
 	zero := hex.EncodeToString(make([]byte, 32))
 	for _, role := range roles {
 		for _, kind := range kinds {

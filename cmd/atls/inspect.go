@@ -13,7 +13,6 @@ import (
 	"time"
 	"unicode/utf8"
 
-	"github.com/attestedtls/atls/attestext"
 	"github.com/attestedtls/atls/attestext/cmw"
 	"github.com/attestedtls/atls/attestext/cmw/signed"
 	"github.com/attestedtls/atls/attestext/ear"
@@ -464,7 +463,7 @@ func bundleTree(encoded []byte) *node {
 	n.add(leaf("challenge", hex.EncodeToString(kat.Challenge)),
 		leaf("TLS key (SPKI)", hex.EncodeToString(kat.TIK)),
 		leaf("signed by", hex.EncodeToString(kat.KAKPub)))
-	if isAbout, err := platformAbout(&pat); err == nil {
+	if isAbout, err := verifier.ClaimedAbout(pat.Format, pat.Value); err == nil {
 		freshness, covers := eat.FreshnessOf(kat.KAKPub, isAbout, kat.Challenge, bundle.Epoch)
 		n.add(leaf("platform evidence covers that key", covers))
 		if covers {
@@ -476,43 +475,6 @@ func bundleTree(encoded []byte) *node {
 
 var madeFor = map[eat.Freshness]string{
 	eat.Undated: "nothing that dates it", eat.ForSession: "the session of that challenge", eat.ForEpoch: "the epoch of the ID beside it",
-}
-
-// platformAbout returns what reports whether platform evidence, which nobody has
-// verified, is about that report data.
-func platformAbout(pat *cmw.Record) (func([attestext.ReportDataSize]byte) bool, error) {
-	if pat.Format.Equal(tpm.Format) {
-		q, err := tpm.Parse(pat.Value)
-		if err != nil {
-			return nil, err
-		}
-		return q.IsAbout, nil
-	}
-	r, err := tsm.Parse(pat.Format, pat.Value)
-	if err != nil {
-		return nil, err
-	}
-	got, err := reportDataOf(r)
-	return func(want [attestext.ReportDataSize]byte) bool { return want == got }, err
-}
-
-// reportDataOf returns what the quote in r is about.
-func reportDataOf(r *tsm.Report) (reportData [attestext.ReportDataSize]byte, err error) {
-	switch r.Provider {
-	case tsm.ProviderTDX:
-		q, err := tdx.Parse(r.OutBlob)
-		if err != nil {
-			return reportData, err
-		}
-		return q.ReportData, nil
-	case tsm.ProviderSNP:
-		s, err := sevsnp.Parse(r.OutBlob)
-		if err != nil {
-			return reportData, err
-		}
-		return s.ReportData, nil
-	}
-	return reportData, attestext.Errorf(attestext.ErrWrongType, "read TSM report", "provider %q is not supported here", r.Provider)
 }
 
 func sizeOf(b []byte) string { return fmt.Sprintf("%d bytes", len(b)) }

@@ -95,6 +95,22 @@ func TestTPM(t *testing.T) {
 		})
 	}
 
+	// By a service that trusts the key: raw quotes where they are asked for, and otherwise bundles.
+	for policy, status := range map[string]int{good: 0, bad: 4} {
+		v := start(t, "verifier", "--trust-roots", roots, "--policy", policy)
+		service := []string{"--verify", "veraison:http://" + v.addr}
+		for _, more := range [][]string{{"--evidence-type", tpm.MediaType}, nil} {
+			p := connect(t, args(identity(), attest), args(service, more))
+			if p.dialer.status != status {
+				t.Errorf("%s, %v: status %d: %s", policy, more, p.dialer.status, p.dialer.stdout)
+			}
+		}
+		p := connect(t, args(attest, only), args(service, only))
+		if p.dialer.status != status {
+			t.Errorf("%s, attestation-only: status %d: %s", policy, p.dialer.status, p.dialer.stdout)
+		}
+	}
+
 	// Offline.
 	d, err := tpmdevice.Open(socket, nil)
 	if err != nil {

@@ -394,7 +394,7 @@ func (a *appraiser) verified(d *document) (*verifier.Verified, error) {
 	if err != nil {
 		return nil, err
 	}
-	isAbout, err := platformAbout(&pat)
+	isAbout, err := verifier.ClaimedAbout(pat.Format, pat.Value)
 	if err != nil {
 		return nil, err
 	}
