@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -55,6 +56,9 @@ Examples:
                                 in TLV 0xE0 the verdict on it (--accept tls)
     --accept-proxy              expect such a header, of a load balancer, before the TLS
                                 handshake (--accept tls)
+    --accept-proxy-from FROM    whose header is believed: an address, or a network such as
+                                192.0.2.0/24; repeatable (default this machine's loopback
+                                addresses). Everybody else is hung up on
     --alpn PROTOCOL             application protocol to offer or to choose, such as h2, which
                                 is up to the programs on either side; repeatable, in order
                                 of preference
@@ -140,12 +144,29 @@ func (e endpoint) listen(ctx context.Context) (net.Listener, error) {
 	return lc.Listen(ctx, "unix", e.addr)
 }
 
+// loopback are the addresses that nobody but this machine has.
+var loopback = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")}
+
+// parseNetwork reads an address or a network.
+func parseNetwork(s string) (netip.Prefix, error) {
+	if ip, err := netip.ParseAddr(s); err == nil {
+		ip = ip.Unmap()
+		return ip.Prefix(ip.BitLen())
+	}
+	n, err := netip.ParsePrefix(s)
+	if err == nil && (n != n.Masked() || n.Addr().Is4In6()) {
+		err = errors.New("it has bits behind its length, or is IPv4 in IPv6")
+	}
+	return n, err
+}
+
 // A proxy is atls proxy while it runs.
 type proxy struct {
 	flags           connFlags
 	accept, forward endpoint
 	sendProxy       bool
 	acceptProxy     bool
+	proxyFrom       []netip.Prefix // whose headers are believed
 	alpn            []string
 	idle, drain     time.Duration
 	slots           chan struct{}
@@ -192,6 +213,11 @@ func newProxy(env *environment, args []string) (p *proxy, metricsAddr string, er
 	overNetwork := fs.Bool("plain-over-network", false, "")
 	fs.BoolVar(&p.sendProxy, "send-proxy", false, "")
 	fs.BoolVar(&p.acceptProxy, "accept-proxy", false, "")
+	fs.Func("accept-proxy-from", "", func(s string) error {
+		from, err := parseNetwork(s)
+		p.proxyFrom = append(p.proxyFrom, from)
+		return err
+	})
 	fs.Func("alpn", "", func(s string) error {
 		if p.alpn = append(p.alpn, s); s == "" || len(s) > 255 {
 			return errors.New("a protocol has 1 to 255 bytes")
@@ -223,12 +249,17 @@ func newProxy(env *environment, args []string) (p *proxy, metricsAddr string, er
 			"%v is neither encrypted nor on this machine alone", plain)
 	case (p.sendProxy || p.acceptProxy) && p.accept.scheme != "tls":
 		return nil, "", usagef("", "--send-proxy and --accept-proxy are for --accept tls:")
+	case len(p.proxyFrom) > 0 && !p.acceptProxy:
+		return nil, "", usagef("", "--accept-proxy-from is for --accept-proxy")
 	case *most < 1 || *most > maxProxied:
 		return nil, "", usagef("", "--max-connections is from 1 to %d", maxProxied)
 	case p.idle <= 0 || p.drain < 0:
 		return nil, "", usagef("", "--idle-timeout must be positive, and --drain not negative")
 	case p.flags.once:
 		return nil, "", usagef("", "--once is for serve")
+	}
+	if len(p.proxyFrom) == 0 {
+		p.proxyFrom = loopback
 	}
 	p.slots = make(chan struct{}, *most)
 	opts := &slog.HandlerOptions{ReplaceAttr: printableAttr}
@@ -413,6 +444,11 @@ func (p *proxy) inbound(ctx context.Context, g *generation, raw net.Conn) *repor
 	header.Addresses(raw)
 	probe := false
 	if p.acceptProxy {
+		if !p.believes(raw.RemoteAddr()) {
+			raw.Close()
+			p.log.Warn("no header of the PROXY protocol is believed from this address", "peer", raw.RemoteAddr(), "hint", "--accept-proxy-from")
+			return nil
+		}
 		raw.SetReadDeadline(time.Now().Add(p.flags.timeout))
 		h, err := proxyproto.Read(raw)
 		if err != nil {
@@ -448,6 +484,14 @@ func (p *proxy) inbound(ctx context.Context, g *generation, raw net.Conn) *repor
 	r := s.report(&p.flags, err)
 	p.metrics.count(s, r)
 	return r
+}
+
+// believes reports whether a header of the PROXY protocol from a is.
+func (p *proxy) believes(a net.Addr) bool {
+	tcp, ok := a.(*net.TCPAddr)
+	return ok && slices.ContainsFunc(p.proxyFrom, func(n netip.Prefix) bool {
+		return n.Contains(tcp.AddrPort().Addr().Unmap().WithZone(""))
+	})
 }
 
 // outbound forwards what comes on raw over attested TLS.

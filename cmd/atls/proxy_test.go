@@ -12,6 +12,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -344,6 +345,144 @@ func TestProxyBelievesALoadBalancersHeader(t *testing.T) {
 	}
 }
 
+// TestProxyBelievesNobodyElsesHeader: by default this machine's alone.
+func TestProxyBelievesNobodyElsesHeader(t *testing.T) {
+	tcp := []string{"--accept", "tls:127.0.0.1:0", "--forward", "tcp:" + backend(t, shout), "--accept-proxy"}
+	for _, tt := range []struct {
+		from []string
+		addr string
+		want bool
+	}{
+		{nil, "127.0.0.1:1", true},
+		{nil, "127.8.0.1:1", true},
+		{nil, "[::1]:1", true},
+		{nil, "[::ffff:127.0.0.1]:1", true},
+		{nil, "192.0.2.1:1", false},
+		{nil, "[2001:db8::1]:1", false},
+		{[]string{"192.0.2.0/24", "2001:db8::1"}, "192.0.2.9:1", true},
+		{[]string{"192.0.2.0/24", "2001:db8::1"}, "[::ffff:192.0.2.9]:1", true},
+		{[]string{"192.0.2.0/24", "2001:db8::1"}, "[2001:db8::1]:1", true},
+		{[]string{"192.0.2.0/24", "2001:db8::1"}, "[2001:db8::2]:1", false},
+		{[]string{"192.0.2.0/24", "2001:db8::1"}, "192.0.3.1:1", false},
+		{[]string{"192.0.2.0/24", "2001:db8::1"}, "127.0.0.1:1", false},
+		{[]string{"::ffff:192.0.2.1"}, "192.0.2.1:1", true},
+		{[]string{"fe80::/10"}, "[fe80::1%eth0]:1", true},
+	} {
+		line := args(tcp, identity())
+		for _, f := range tt.from {
+			line = append(line, "--accept-proxy-from", f)
+		}
+		p, _, err := newProxy(&environment{stdout: io.Discard, stderr: io.Discard}, line)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := p.believes(net.TCPAddrFromAddrPort(netip.MustParseAddrPort(tt.addr))); got != tt.want {
+			t.Errorf("from %q: %s is believed: %v", tt.from, tt.addr, got)
+		}
+		if p.believes(&net.UnixAddr{Name: "@", Net: "unix"}) {
+			t.Errorf("from %q: a Unix socket is believed", tt.from)
+		}
+		p.current.close()
+	}
+	// One that is not believed gets no handshake, whatever it sends.
+	in := start(t, "proxy", args(tcp, identity(), []string{"--accept-proxy-from", "192.0.2.0/24"})...)
+	c, err := net.Dial("tcp", in.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	c.SetDeadline(time.Now().Add(testTimeout))
+	io.WriteString(c, "\r\n\r\n\x00\r\nQUIT\n\x20\x00\x00\x00")
+	if err := stdtls.Client(c, &stdtls.Config{InsecureSkipVerify: true}).Handshake(); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("a handshake with one who is not believed: %v", err)
+	}
+	in.stop()
+	if e := in.end(); e.stdout != "" || !strings.Contains(e.stderr, "is believed from this address") {
+		t.Errorf("%s%s", e.stdout, e.stderr)
+	}
+}
+
+// TestProxyPassesHalfClosesOn: who has said its last still hears the other, in either
+// direction.
+func TestProxyPassesHalfClosesOn(t *testing.T) {
+	heard := make(chan string, 1)
+	addr := backend(t, func(c net.Conn) {
+		io.WriteString(c, "hello")
+		c.(*net.TCPConn).CloseWrite()
+		b, _ := io.ReadAll(c)
+		heard <- string(b)
+	})
+	_, out := sidecars(t, "tcp:"+addr, nil, nil)
+	c, err := net.Dial("tcp", out.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	c.SetDeadline(time.Now().Add(testTimeout))
+	if b, err := io.ReadAll(c); err != nil || string(b) != "hello" {
+		t.Fatalf("%q, %v", b, err)
+	}
+	io.WriteString(c, "still ")
+	io.WriteString(c, "here")
+	c.(*net.TCPConn).CloseWrite()
+	if got := <-heard; got != "still here" {
+		t.Errorf("the server that said its last heard %q", got)
+	}
+	// The client first: it hears all of a long answer.
+	_, out = sidecars(t, "tcp:"+backend(t, func(c net.Conn) {
+		io.Copy(io.Discard, c)
+		io.WriteString(c, strings.Repeat("x", 1<<20))
+	}), nil, nil)
+	if got, err := ask(t, "tcp", out.addr, "bye"); err != nil || len(got) != 1<<20 {
+		t.Errorf("%d bytes, %v", len(got), err)
+	}
+}
+
+// TestProxyLetsSlowPeersGo: one that drips, in the header of the PROXY protocol or in the
+// handshake, has as long as one that is silent, and then its place is another's.
+func TestProxyLetsSlowPeersGo(t *testing.T) {
+	const header = "\r\n\r\n\x00\r\nQUIT\n\x20\x00\x00\x00"
+	hello := "\x16\x03\x01\x40\x00" + strings.Repeat("\x01", 1<<14)
+	in := start(t, "proxy", args([]string{"--accept", "tls:127.0.0.1:0", "--forward", "tcp:" + backend(t, shout), "--accept-proxy",
+		"--timeout", "300ms", "--max-connections", "1"}, identity())...)
+	for _, tt := range []struct{ name, at, drips string }{
+		{"in the header", "", "\r\n\r\n\x00\r\nQUIT\n\x21\x00\x0f\x00" + strings.Repeat("\x04", 1<<12)},
+		{"behind the header", header, hello},
+		{"in the handshake", header + hello[:100], hello[100:]},
+	} {
+		c, err := net.Dial("tcp", in.addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.SetDeadline(time.Now().Add(testTimeout))
+		io.WriteString(c, tt.at)
+		go func() {
+			tick := time.NewTicker(10 * time.Millisecond)
+			defer tick.Stop()
+			for i := range tt.drips {
+				if _, err := io.WriteString(c, tt.drips[i:i+1]); err != nil {
+					return
+				}
+				<-tick.C
+			}
+		}()
+		if _, err := io.ReadAll(c); errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("one that drips %s is not let go", tt.name)
+		}
+		c.Close()
+	}
+	c, err := net.Dial("tcp", in.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	c.SetDeadline(time.Now().Add(testTimeout))
+	io.WriteString(c, header)
+	if err := stdtls.Client(c, &stdtls.Config{InsecureSkipVerify: true}).Handshake(); err != nil {
+		t.Errorf("the place is not free: %v", err)
+	}
+}
+
 // A client that is cut off must not take what it got for all there was.
 func TestProxyPassesOnThatAConnectionBrokeOff(t *testing.T) {
 	addr := backend(t, func(c net.Conn) {
@@ -588,6 +727,60 @@ func TestProxyReloads(t *testing.T) {
 	}
 }
 
+// TestProxyReloadKeepsWhatItHas: none of the files that it reads again may be broken or
+// gone, whatever the others say.
+func TestProxyReloadKeepsWhatItHas(t *testing.T) {
+	dir := t.TempDir()
+	file := func(name string) string { return filepath.Join(dir, name) }
+	write := func(name, from string) {
+		b, err := os.ReadFile(pki(from))
+		if err == nil {
+			err = os.WriteFile(file(name), b, 0o600)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	flags := map[string]string{"cert": "cert.pem", "key": "key.pem", "client-ca": "ca.pem", "trust-roots": "trust-roots.pem", "collateral": "collateral.json", "policy": "policy.json"}
+	line := []string{"--accept", "tls:127.0.0.1:0", "--forward", "tcp:127.0.0.1:1", "--attest", "softtee:tdx", "--verify", "local"}
+	for name, good := range flags {
+		write(name, good)
+		line = append(line, "--"+name, file(name))
+	}
+	var stderr bytes.Buffer
+	p, _, err := newProxy(&environment{stdout: io.Discard, stderr: &stderr}, line)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { p.current.close() }()
+	for name, good := range flags {
+		for what, spoil := range map[string]func() error{
+			"broken": func() error { return os.WriteFile(file(name), []byte("{"), 0o600) },
+			"gone":   func() error { return os.Remove(file(name)) },
+		} {
+			old := p.current
+			stderr.Reset()
+			if err := spoil(); err != nil {
+				t.Fatal(err)
+			}
+			p.reload()
+			said := stderr.String()
+			if p.current != old || !strings.Contains(said, "level=ERROR") || !strings.Contains(said, "the old certificates and policy stay in force") || !strings.Contains(said, "--"+name) {
+				t.Errorf("%s is %s: it says %s", name, what, said)
+			}
+			write(name, good)
+			if p.reload(); p.current == old || p.reloadError.Load() != nil {
+				t.Errorf("%s is good again, and not read", name)
+			}
+		}
+	}
+	write("key", "client-key.pem") // of another certificate
+	old := p.current
+	if p.reload(); p.current != old || p.reloadError.Load() == nil {
+		t.Error("a key of another certificate is read")
+	}
+}
+
 func TestProxyHasHangupReload(t *testing.T) {
 	p, _, stop := proxyOf(t, "--accept", "tcp:127.0.0.1:0", "--forward", "tls:localhost:1", "--ca", pki("ca.pem"))
 	self, err := os.FindProcess(os.Getpid())
@@ -597,11 +790,12 @@ func TestProxyHasHangupReload(t *testing.T) {
 	if err := self.Signal(syscall.SIGHUP); err != nil {
 		t.Skip("no such signal here: ", err)
 	}
-	for deadline := time.Now().Add(testTimeout); !strings.Contains(fetchFrom(p), `atls_reloads_total{outcome="ok"} 1`); {
-		if time.Now().After(deadline) {
-			t.Fatal("nothing was read again")
+	eventually(t, func() string {
+		if strings.Contains(fetchFrom(p), `atls_reloads_total{outcome="ok"} 1`) {
+			return ""
 		}
-	}
+		return "nothing was read again"
+	})
 	stop()
 }
 
@@ -618,6 +812,10 @@ func TestProxyRefusesWhatMakesNoSense(t *testing.T) {
 		"remote plain":  args([]string{"--accept", "tls::1", "--forward", "tcp:192.0.2.1:2"}, identity()),
 		"header out":    {"--accept", "tcp:localhost:1", "--forward", "tls:localhost:2", "--send-proxy"},
 		"header in":     {"--accept", "tcp:localhost:1", "--forward", "tls:localhost:2", "--accept-proxy"},
+		"header from":   args([]string{"--accept", "tls:localhost:1", "--forward", "tcp:localhost:2", "--accept-proxy-from", "192.0.2.1"}, identity()),
+		"no network":    args([]string{"--accept", "tls:localhost:1", "--forward", "tcp:localhost:2", "--accept-proxy", "--accept-proxy-from", "lb.example"}, identity()),
+		"host bits":     args([]string{"--accept", "tls:localhost:1", "--forward", "tcp:localhost:2", "--accept-proxy", "--accept-proxy-from", "192.0.2.1/24"}, identity()),
+		"mapped":        args([]string{"--accept", "tls:localhost:1", "--forward", "tcp:localhost:2", "--accept-proxy", "--accept-proxy-from", "::ffff:192.0.2.0/120"}, identity()),
 		"no connection": {"--accept", "tcp:localhost:1", "--forward", "tls:localhost:2", "--max-connections", "0"},
 		"no time":       {"--accept", "tcp:localhost:1", "--forward", "tls:localhost:2", "--idle-timeout", "0s"},
 		"no protocol":   {"--accept", "tcp:localhost:1", "--forward", "tls:localhost:2", "--alpn", ""},
