@@ -138,12 +138,14 @@ func (k *KeyTier) renew(ctx context.Context) error {
 	return nil
 }
 
-// Run renews at once, and then again and again, until ctx is done, whose error it
-// returns. One Run is enough.
+// Run renews where there is no quote yet or it is old enough, and then again and again,
+// until ctx is done, whose error it returns. One Run is enough.
 func (k *KeyTier) Run(ctx context.Context) error {
 	for {
 		wait := k.opts.MaxAge / renewFraction
-		if err := k.Renew(ctx); err != nil {
+		if age, ok := k.Age(); ok && age < wait {
+			wait -= age // of a quote by Renew
+		} else if err := k.Renew(ctx); err != nil {
 			if ctx.Err() != nil {
 				return ctx.Err()
 			}

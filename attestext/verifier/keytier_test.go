@@ -308,6 +308,32 @@ func TestKeyTierRenewsInTimeAndFailsClosed(t *testing.T) {
 	})
 }
 
+// TestRunGoesOnWithAQuoteThatRenewHasMade: where quotes are slow, one is not made twice.
+func TestRunGoesOnWithAQuoteThatRenewHasMade(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q := &flaky{}
+		k, err := attester.NewKeyTier(q, &attester.KeyTierOptions{MaxAge: 16 * time.Minute})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := k.Renew(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute)
+		go k.Run(t.Context())
+		time.Sleep(7*time.Minute - 1)
+		synctest.Wait()
+		if n := q.count(); n != 1 {
+			t.Errorf("%d quotes before half of the age", n)
+		}
+		time.Sleep(1)
+		synctest.Wait()
+		if n := q.count(); n != 2 {
+			t.Errorf("%d quotes at half of the age", n)
+		}
+	})
+}
+
 func TestKeyTierRefusesWhatItCannotDo(t *testing.T) {
 	for name, o := range map[string]*attester.KeyTierOptions{
 		"no age":           {},
