@@ -64,7 +64,7 @@ type Quote struct {
 	Age time.Duration
 	// Unproven says why Age is not known, of KeyTier; empty where it is.
 	Unproven string
-	// DraftRule says that the rule of the draft is followed, under which a quote does not
+	// DraftRule says that the rule of draft-08 is followed, under which a quote does not
 	// show its age and UnknownTier is what there can be.
 	DraftRule bool
 }

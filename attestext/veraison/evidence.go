@@ -112,7 +112,7 @@ func checkBundle(b []byte, expected *attestext.Challenge) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if freshness != eat.ForSession && expected.Binding == attestext.BindingHardened {
+	if freshness != eat.ForSession && expected.Binding != attestext.BindingDraft08 {
 		// The service is told of no rule, and would let it pass.
 		return nil, attestext.Errorf(attestext.ErrPolicy, opBinding, "the quote in the bundle was not made for this session, or does not show it, and its age is for nobody to say here")
 	}

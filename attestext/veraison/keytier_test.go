@@ -20,16 +20,19 @@ func TestClientWantsQuotesOfThisSession(t *testing.T) {
 		t.Fatal(err)
 	}
 	c := client(t, service(t, local(t), veraison.ServiceOptions{}), veraison.ClientOptions{})
-	for _, binding := range []attestext.Binding{attestext.BindingHardened, attestext.BindingDraft08} {
+	for _, binding := range []attestext.Binding{attestext.BindingHardened, attestext.BindingDraft08, attestext.BindingEarly, attestext.BindingExpat} {
 		ch := challenge(attestext.CertAttestation, binding)
+		if binding == attestext.BindingEarly { // which has no nonce
+			ch.Nonce = nil
+		}
 		ev := &attestext.Evidence{Type: attestext.EvidenceType{Kind: ch.Kind, Format: eat.BundleFormat}}
 		ev.CMW = must(tier.Attest(t.Context(), &attestext.AttestRequest{Type: ev.Type, Challenge: ch}))
 		_, err := attestext.Appraise(t.Context(), time.Minute, c, ev, ch)
 		switch {
 		case binding == attestext.BindingDraft08 && err != nil:
 			t.Error(err)
-		case binding == attestext.BindingHardened && (attestext.Class(err) != attestext.ErrPolicy || !strings.Contains(err.Error(), "was not made for this session")):
-			t.Errorf("hardened: %v", err)
+		case binding != attestext.BindingDraft08 && (attestext.Class(err) != attestext.ErrPolicy || !strings.Contains(err.Error(), "was not made for this session")):
+			t.Errorf("%v: %v", binding, err)
 		}
 	}
 }

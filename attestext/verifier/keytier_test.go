@@ -123,6 +123,22 @@ func TestAgeOfAQuoteIsWhatTheIssuerShows(t *testing.T) {
 	}
 }
 
+// TestUndatedQuotesAreForDraft08Alone: that rule has no other ones. Where an end of this
+// module attests under any other, its quote is of the session.
+func TestUndatedQuotesAreForDraft08Alone(t *testing.T) {
+	for _, rule := range []attestext.Binding{attestext.BindingEarly, attestext.BindingExpat, attestext.BindingExpatSHA512} {
+		c := challenge(attestext.CertAttestation, rule)
+		c.Nonce = nil
+		v := withPolicy(t, nil, nil)
+		_, err := appraise(v, attest(t, keyTier(t, nil), eat.BundleFormat, c), expected(c))
+		wantClass(t, err, attestext.ErrPolicy, "does not show when it was made")
+		r, err := appraise(v, attest(t, softtee.NewTDX(nil).Attester(), eat.BundleFormat, c), expected(c))
+		if err != nil || r.Claims()["platform_evidence_tier"] != "fresh quote" {
+			t.Errorf("%v: a quote of this session: %v, %v", rule, err, r.Claims())
+		}
+	}
+}
+
 // TestQuoteOfOneSessionDoesNotServeAnother: what a fresh quote in a bundle covers is
 // this session, and an epoch ID has to be the one that the quote covers.
 func TestQuoteOfOneSessionDoesNotServeAnother(t *testing.T) {

@@ -204,7 +204,7 @@ func (l *Local) bundle(ev *attestext.Evidence, expected *attestext.Challenge) (*
 			return policy.Quote{}, err
 		}
 		q := l.quote(freshness, b.Epoch)
-		q.DraftRule = expected.Binding != attestext.BindingHardened
+		q.DraftRule = expected.Binding == attestext.BindingDraft08
 		return q, nil
 	})
 	if err != nil {
