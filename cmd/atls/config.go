@@ -45,7 +45,8 @@ type setup struct {
 	fetches *family // of --collateral-endpoint
 }
 
-// close waits for commands that still run, and closes files.
+// close waits for commands that still run, and closes what was opened, the last first: what
+// runs until it is closed may use what was opened before.
 func (s *setup) close() {
 	if s.queue != nil {
 		s.queue.Close()
@@ -53,21 +54,25 @@ func (s *setup) close() {
 	for _, p := range s.plugins {
 		p.Wait()
 	}
-	for _, c := range s.closers {
+	for _, c := range slices.Backward(s.closers) {
 		c.Close()
 	}
 }
 
 // setup makes the configuration of a server or a client.
-func (f *connFlags) setup(server bool) (*setup, error) {
+func (f *connFlags) setup(server bool) (_ *setup, err error) {
 	if err := f.check(); err != nil {
 		return nil, err
 	}
 	s := &setup{config: &tls.Config{ServerName: f.serverName}}
+	defer func() {
+		if err != nil {
+			s.close()
+		}
+	}()
 	if err := f.identity(s, server); err != nil {
 		return nil, err
 	}
-	var err error
 	if f.ca != "" {
 		if s.config.RootCAs, err = readCertPool("ca", f.ca); err != nil {
 			return nil, err
@@ -191,7 +196,7 @@ func (f *connFlags) attestation(s *setup) error {
 		a.Results, err = f.resultsHolder(s, a, path)
 	} else {
 		a.Attester, err = f.attester(s, f.attest, formats)
-		if err == nil && f.quotes.wanted(f.attest) {
+		if err == nil && f.keyTier == 0 && f.quotes.wanted(f.attest) {
 			s.queue, err = f.quotes.queue(a.Attester)
 			a.Attester = s.queue
 		}
@@ -232,9 +237,9 @@ func (f *connFlags) attester(s *setup, name string, formats []attestext.Evidence
 		if err != nil {
 			return nil, err
 		}
-		return f.quoting(q, formats)
+		return f.quoting(s, q, formats)
 	case name == "softtee:snp":
-		return f.quoting(softtee.NewSNP(nil), formats)
+		return f.quoting(s, softtee.NewSNP(nil), formats)
 	case name == "configfs":
 		q, err := configfs.New()
 		if err != nil {
@@ -244,7 +249,7 @@ func (f *connFlags) attester(s *setup, name string, formats []attestext.Evidence
 		if err != nil {
 			return nil, err
 		}
-		return f.quoting(logged, formats)
+		return f.quoting(s, logged, formats)
 	case name == "tpm" || scheme == "tpm":
 		return f.openTPM(s, rest, formats)
 	case scheme == "exec":
@@ -258,14 +263,17 @@ func (f *connFlags) attester(s *setup, name string, formats []attestext.Evidence
 }
 
 // quoting returns an attester on q, narrowed to formats if there are some.
-func (f *connFlags) quoting(q attester.Quoter, formats []attestext.EvidenceFormat) (attestext.Attester, error) {
-	return f.narrowed(attester.New(q), formats)
+func (f *connFlags) quoting(s *setup, q attester.Quoter, formats []attestext.EvidenceFormat) (attestext.Attester, error) {
+	if f.keyTier == 0 {
+		return f.narrowed(attester.New(q), formats)
+	}
+	k, err := attester.NewKeyTier(q, f.keyTierOptions())
+	return f.tiered(s, k, err, formats)
 }
 
 // narrowed returns a, whose wrappers are signed if --wrapper-key says so, narrowed to
 // formats if there are some.
-func (f *connFlags) narrowed(unsigned *attester.Attester, formats []attestext.EvidenceFormat) (attestext.Attester, error) {
-	var a attestext.Attester = unsigned
+func (f *connFlags) narrowed(a attestext.Attester, formats []attestext.EvidenceFormat) (attestext.Attester, error) {
 	if f.wrapperKey != "" {
 		key, err := readKey("wrapper-key", f.wrapperKey)
 		if err != nil {
@@ -274,7 +282,7 @@ func (f *connFlags) narrowed(unsigned *attester.Attester, formats []attestext.Ev
 		if !signed.Usable(key.Public()) {
 			return nil, usagef("P-256, P-384 and Ed25519 can", "--wrapper-key: a %T cannot sign wrappers", key)
 		}
-		a = signed.NewAttester(unsigned, key, nil)
+		a = signed.NewAttester(a, key, nil)
 	}
 	if len(formats) == 0 {
 		return a, nil

@@ -56,6 +56,10 @@ Flags:
                                 tpm:PATH (a TPM 2.0, or the socket of swtpm; see "atls
                                 help tpm-enroll"), exec:COMMAND, or results:FILE, which
                                 presents what a verifier said before (passport)
+    --key-tier AGE              one quote, AGE old at most, such as 10m, attests a key, and
+                                the key session after session; there is another quote at
+                                half of that. A peer accepts it if its policy says so:
+                                docs/POLICY.md (with --attest of a TEE or a TPM)
     --ak-chain FILE             with tpm: the certificate of its attestation key, and the
                                 authorities below the root, in PEM
     --event-log FILE            with configfs: the event log of a TDX guest, which goes with each
@@ -121,16 +125,17 @@ type connFlags struct {
 	policy, trustRoots, collateral string
 	collateralEndpoint             string
 	codePoints, keylog             string
-	timeout, reattest              time.Duration
+	timeout, reattest, keyTier     time.Duration
 	once, json                     bool
 
 	refreshFrom, refreshWith string
 
 	capture string // of dial alone
 
-	// Those of serve alone, and where it says what goes wrong meanwhile.
-	quotes quoteFlags
-	stderr *lineWriter
+	quotes quoteFlags // of serve and proxy
+
+	// warn is told what goes wrong beside connections; nil tells nobody.
+	warn func(error)
 }
 
 // newFlagSet returns a set that says nothing by itself.
@@ -226,6 +231,7 @@ func (f *connFlags) register(fs *flag.FlagSet) {
 	fs.StringVar(&f.keylog, "keylog", "", "")
 	fs.DurationVar(&f.timeout, "timeout", 20*time.Second, "")
 	fs.DurationVar(&f.reattest, "reattest", 0, "")
+	fs.DurationVar(&f.keyTier, "key-tier", 0, "")
 	fs.BoolVar(&f.once, "once", false, "")
 	fs.BoolVar(&f.json, "json", false, "")
 }
@@ -298,7 +304,13 @@ func (f *connFlags) check() error {
 		return usagef("", "--ak-chain is for --attest tpm")
 	case f.eventLog != "" && !slices.ContainsFunc([]string{f.attest, f.refreshWith}, func(tee string) bool { return tee == "configfs" || tee == "softtee:tdx" }):
 		return usagef("other TEEs have no such log", "--event-log is for --attest configfs and softtee:tdx")
-	case f.wrapperKey != "" && (f.attest == "" || strings.HasPrefix(f.attest, "exec:") || strings.HasPrefix(f.attest, "results:")):
+	case f.keyTier < 0, f.keyTier > 0 && f.keyTier < time.Second:
+		return usagef("for example 10m", "--key-tier must be a second at least")
+	case f.keyTier > 0 && !f.attestsByQuote():
+		return usagef("a command decides by itself what it quotes, and a result is no quote", "--key-tier is for --attest of a TEE or a TPM")
+	case f.keyTier > 0 && f.quotes.set():
+		return usagef("no connection waits for a quote of the key tier", "--key-tier goes with neither --quote-rate nor --quote-queue")
+	case f.wrapperKey != "" && !f.attestsByQuote():
 		return usagef("", "--wrapper-key is for --attest of a TEE or a TPM")
 	case f.peer != "" && f.verify == "":
 		return usagef("--verify says how to appraise the peer", "--peer %s has no effect without --verify", f.peer)
@@ -333,6 +345,13 @@ func (f *connFlags) kind() attestext.CredentialKind {
 		return attestext.AttestationOnly
 	}
 	return attestext.CertAttestation
+}
+
+// attestsByQuote reports whether --attest names a TEE or a TPM, whose quotes this program
+// makes into evidence.
+func (f *connFlags) attestsByQuote() bool {
+	scheme, _, _ := strings.Cut(f.attest, ":")
+	return f.attest != "" && scheme != "exec" && scheme != "results"
 }
 
 // rule names the rule by which what is shown of a connection is bound.

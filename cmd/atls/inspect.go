@@ -474,7 +474,9 @@ func bundleTree(encoded []byte) *node {
 }
 
 var madeFor = map[eat.Freshness]string{
-	eat.Undated: "nothing that dates it", eat.ForSession: "the session of that challenge", eat.ForEpoch: "the epoch of the ID beside it",
+	eat.Undated:    "nothing that dates it (tier unknown)",
+	eat.ForSession: "the session of that challenge (fresh quote)",
+	eat.ForEpoch:   "the epoch of the ID beside it (key tier)",
 }
 
 func sizeOf(b []byte) string { return fmt.Sprintf("%d bytes", len(b)) }

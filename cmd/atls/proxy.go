@@ -267,6 +267,7 @@ func newProxy(env *environment, args []string) (p *proxy, metricsAddr string, er
 	if p.flags.json {
 		p.log = slog.New(slog.NewJSONHandler(p.stderr, opts))
 	}
+	p.flags.warn = func(err error) { p.log.Warn("attestation", "error", err) }
 	if p.current, err = p.read(); err != nil {
 		return nil, "", err
 	}

@@ -37,7 +37,7 @@ type refresher struct {
 	spki     []byte
 	path     string
 	timeout  time.Duration
-	warn     *lineWriter // may be nil
+	warn     func(error) // may be nil
 
 	holder    *results.Holder
 	refreshes *family
@@ -47,7 +47,7 @@ type refresher struct {
 // newRefresher returns a refresher for the key that a, and s, authenticate with.
 func (f *connFlags) newRefresher(s *setup, a *tls.AttestationConfig, path string) (*refresher, error) {
 	r := &refresher{
-		path: path, timeout: f.timeout / 2, warn: f.stderr, id: attestext.VerifierIdentity(f.refreshFrom),
+		path: path, timeout: f.timeout / 2, warn: f.warn, id: attestext.VerifierIdentity(f.refreshFrom),
 		refreshes: newCounter("atls_result_refreshes_total", "Results that have been asked of the appraisal service.", "outcome"),
 	}
 	if f.verify != "results" && len(f.verifierIDs) == 1 { // otherwise they are those to trust
@@ -165,9 +165,7 @@ func (r *refresher) report(err error) {
 	if r.warn == nil || r.holder == nil { // at the start it is the command's own error
 		return
 	}
-	var b bytes.Buffer
-	(&environment{stderr: &b}).printError(err)
-	r.warn.Write(b.Bytes())
+	r.warn(err)
 }
 
 // write puts a result into the file, in the place of the one that it follows. Whoever

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -334,6 +335,9 @@ func (r *report) text(w io.Writer) {
 		if r.Peer.Machine != nil {
 			fmt.Fprintf(w, "  machine        %s\n", *r.Peer.Machine)
 		}
+		if tier, ok := r.Peer.Claims["platform_evidence_tier"]; ok {
+			fmt.Fprintf(w, "  quote          %s, %s\n", printable(tier), printable(r.Peer.Claims["platform_evidence_age"]))
+		}
 		for _, name := range []string{"mrtd", "tcb_status", "advisory_ids", "measurement", "debug"} {
 			if v, ok := r.Peer.Claims[name]; ok {
 				fmt.Fprintf(w, "  %-14s %s\n", name, printable(v))
@@ -359,6 +363,13 @@ func (l *lineWriter) object(v any) error {
 	defer l.mu.Unlock()
 	_, err = l.w.Write(append(b, '\n'))
 	return err
+}
+
+// error writes err as a command does that ends with it.
+func (l *lineWriter) error(err error) {
+	var b bytes.Buffer
+	(&environment{stderr: &b}).printError(err)
+	l.Write(b.Bytes())
 }
 
 func (l *lineWriter) Write(b []byte) (int, error) {

@@ -72,7 +72,7 @@ func runServe(ctx context.Context, env *environment, args []string) error {
 	}
 	started := time.Now()
 	stdout, stderr := &lineWriter{w: env.stdout}, &lineWriter{w: env.stderr}
-	f.stderr = stderr
+	f.warn = stderr.error
 	setup, err := f.setup(true)
 	if err != nil {
 		return err
@@ -169,9 +169,7 @@ func (s *server) one(ctx context.Context, raw net.Conn) error {
 	if r.err == nil {
 		return nil
 	}
-	var b bytes.Buffer
-	(&environment{stderr: &b}).printError(r.err)
-	s.stderr.Write(b.Bytes())
+	s.stderr.error(r.err)
 	return &reportedError{r.err}
 }
 

@@ -52,7 +52,11 @@ func (f *connFlags) openTPM(s *setup, path string, formats []attestext.EvidenceF
 		return nil, usagef("softtee:tdx and softtee:snp need no TPM, and prove nothing; swtpm is a TPM in software", "--attest %s: %w", f.attest, err)
 	}
 	s.closers = append(s.closers, d)
-	return f.narrowed(attester.NewSource(d), formats)
+	if f.keyTier == 0 {
+		return f.narrowed(attester.NewSource(d), formats)
+	}
+	k, err := attester.NewKeyTierSource(d, f.keyTierOptions())
+	return f.tiered(s, k, err, formats)
 }
 
 // certificates returns the certificates in PEM, of which there must be one.

@@ -180,9 +180,7 @@ func logAppraised(stdout, stderr *lineWriter, a veraison.Appraised, asJSON bool)
 	}
 	fmt.Fprintf(stdout, "%s: %s\n", verdict, printable(a.MediaType))
 	if a.Err != nil {
-		var b bytes.Buffer
-		(&environment{stderr: &b}).printError(a.Err)
-		stderr.Write(b.Bytes())
+		stderr.error(a.Err)
 	}
 }
 
