@@ -127,7 +127,7 @@ func (p *Policy) EvaluateQuote(d *Decision, q Quote) error {
 	case q.Tier == KeyTier && q.Unproven != "":
 		unknown("key tier, and " + q.Unproven)
 	case q.Tier == KeyTier && most == 0:
-		d.add(Contraindicated, claimQuoteAge, "got a quote of %v at most, of the key tier, want one made for this session", q.Age)
+		d.add(Contraindicated, claimQuoteAge, "got a quote of %v at most, of the key tier, want one made for this session, or max_quote_age in the policy", q.Age)
 	case q.Tier == KeyTier && q.Age > time.Duration(most):
 		d.add(Contraindicated, claimQuoteAge, "got a quote of %v at most, want %v at most", q.Age, most)
 	case q.Tier == KeyTier:
