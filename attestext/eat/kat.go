@@ -90,36 +90,46 @@ func signKAT(random io.Reader, kak crypto.Signer, challenge []byte, tik crypto.P
 	if err := checkChallenge(challenge); err != nil {
 		return nil, err
 	}
-	if random == nil {
-		random = rand.Reader
-	}
-	c, _, _, err := curveOf(kak.Public())
-	if err != nil {
-		return nil, err
-	}
 	kakPub, err := MarshalKey(kak.Public())
 	if err != nil {
 		return nil, err
 	}
-	tikPub, err := MarshalKey(tik)
+	cnf, err := encodeCnf(tik)
 	if err != nil {
 		return nil, err
 	}
 	claims, err := strict.Marshal(map[int64]any{
-		claimCnf:    map[int64]any{cnfCOSEKey: strict.Raw(tikPub)},
+		claimCnf:    cnf,
 		claimNonce:  challenge,
 		claimKAKPub: strict.Raw(kakPub),
 	})
 	if err != nil {
 		return nil, err
 	}
-	alg := cose.Algorithm(c.alg)
-	signer, err := cose.NewSigner(alg, &hashSigner{kak, c.hash})
+	return signClaims(random, kak, nil, claims)
+}
+
+// signClaims returns claims as the payload of an untagged COSE_Sign1 by key, with alg
+// and kid, where it is not nil, as the header parameters. If random is nil, crypto/rand
+// is used.
+func signClaims(random io.Reader, key crypto.Signer, kid, claims []byte) ([]byte, error) {
+	if random == nil {
+		random = rand.Reader
+	}
+	c, _, _, err := curveOf(key.Public())
 	if err != nil {
 		return nil, err
 	}
-	headers := cose.Headers{Protected: cose.ProtectedHeader{cose.HeaderLabelAlgorithm: alg}}
-	return cose.Sign1Untagged(random, signer, headers, claims, nil)
+	alg := cose.Algorithm(c.alg)
+	signer, err := cose.NewSigner(alg, &hashSigner{key, c.hash})
+	if err != nil {
+		return nil, err
+	}
+	protected := cose.ProtectedHeader{cose.HeaderLabelAlgorithm: alg}
+	if kid != nil {
+		protected[cose.HeaderLabelKeyID] = kid
+	}
+	return cose.Sign1Untagged(random, signer, cose.Headers{Protected: protected}, claims, nil)
 }
 
 // A hashSigner tells its signer which hash made the digest. go-cose passes nil
@@ -179,55 +189,55 @@ func parseKAT(b []byte) (*KAT, *cose.UntaggedSign1Message, cose.Algorithm, error
 	if len(b) > 0 && b[0] == sign1Tag {
 		b = b[1:]
 	}
-	alg, payload, err := checkSign1(b)
+	s, err := parseSign1(b)
 	if err != nil {
 		return fail(err)
 	}
-	k, err := parseClaims(payload)
+	k, err := parseClaims(s.msg.Payload)
 	if err != nil {
 		return fail(err)
 	}
-	if c, _, _, err := curveOf(k.KAK); err != nil || alg != c.alg {
-		return fail(fmt.Errorf("algorithm %d does not go with kak-pub", alg))
+	if c, _, _, err := curveOf(k.KAK); err != nil || s.alg != c.alg {
+		return fail(fmt.Errorf("algorithm %d does not go with kak-pub", s.alg))
 	}
-	msg := new(cose.UntaggedSign1Message)
-	if err := msg.UnmarshalCBOR(b); err != nil {
-		return fail(err)
-	}
-	// What is verified below is what was checked above.
-	if !bytes.Equal(msg.Payload, payload) {
-		return fail(errors.New("two readings of one COSE_Sign1"))
-	}
-	return k, msg, cose.Algorithm(alg), nil
+	return k, s.msg, cose.Algorithm(s.alg), nil
 }
 
-// checkSign1 checks the frame and the headers of
+// A message is a COSE_Sign1 whose frame and headers have been checked.
+type message struct {
+	alg int64
+	kid []byte // from either header; nil if there was none
+	msg *cose.UntaggedSign1Message
+}
+
+// parseSign1 decodes
 //
 //	COSE_Sign1 = [ protected: bstr, unprotected: map, payload: bstr, signature: bstr ]
 //
-// and returns the algorithm and the payload.
-func checkSign1(b []byte) (alg int64, payload []byte, err error) {
+// and takes no other header parameters than VerifyKAT says.
+func parseSign1(b []byte) (*message, error) {
 	a, err := strict.Array(b)
 	if err != nil {
-		return 0, nil, err
+		return nil, err
 	}
 	if len(a) != 4 {
-		return 0, nil, fmt.Errorf("COSE_Sign1 of %d elements", len(a))
+		return nil, fmt.Errorf("COSE_Sign1 of %d elements", len(a))
 	}
 	encoded, err := strict.Bytes(a[0])
 	if err != nil {
-		return 0, nil, err
+		return nil, err
 	}
 	protected, err := strict.Map(encoded)
 	if err != nil {
-		return 0, nil, err
+		return nil, err
 	}
+	m := new(message)
 	for label, raw := range protected {
 		switch label {
 		case headerAlg:
-			alg, err = strict.Int(raw)
+			m.alg, err = strict.Int(raw)
 		case headerKeyID:
-			_, err = strict.Bytes(raw)
+			m.kid, err = strict.Bytes(raw)
 		case headerContentType, headerType:
 			if strict.IsText(raw) {
 				_, err = strict.Text(raw)
@@ -235,32 +245,81 @@ func checkSign1(b []byte) (alg int64, payload []byte, err error) {
 				_, err = strict.Uint(raw)
 			}
 		default:
-			return 0, nil, fmt.Errorf("header parameter %#v", label)
+			return nil, fmt.Errorf("header parameter %#v", label)
 		}
 		if err != nil {
-			return 0, nil, fmt.Errorf("header parameter %#v: %w", label, err)
+			return nil, fmt.Errorf("header parameter %#v: %w", label, err)
 		}
+	}
+	if protected[headerAlg] == nil {
+		return nil, errors.New("no algorithm")
 	}
 	unprotected, err := strict.Map(a[1])
 	if err != nil {
-		return 0, nil, err
+		return nil, err
 	}
 	for label, raw := range unprotected {
 		if label != headerKeyID {
-			return 0, nil, fmt.Errorf("unprotected header parameter %#v", label)
+			return nil, fmt.Errorf("unprotected header parameter %#v", label)
 		}
-		if _, err := strict.Bytes(raw); err != nil {
-			return 0, nil, fmt.Errorf("unprotected header parameter %#v: %w", label, err)
+		if protected[headerKeyID] != nil {
+			return nil, errors.New("key ID in both headers")
+		}
+		if m.kid, err = strict.Bytes(raw); err != nil {
+			return nil, fmt.Errorf("unprotected header parameter %#v: %w", label, err)
 		}
 	}
-	if payload, err = strict.Bytes(a[2]); err != nil {
-		return 0, nil, err
+	payload, err := strict.Bytes(a[2])
+	if err != nil {
+		return nil, err
 	}
 	sig, err := strict.Bytes(a[3])
-	if err == nil && len(sig) == 0 {
-		err = errors.New("empty signature")
+	if err != nil {
+		return nil, err
 	}
-	return alg, payload, err
+	if len(sig) == 0 {
+		return nil, errors.New("empty signature")
+	}
+	m.msg = new(cose.UntaggedSign1Message)
+	if err := m.msg.UnmarshalCBOR(b); err != nil {
+		return nil, err
+	}
+	// What will be verified is what was checked above.
+	if !bytes.Equal(m.msg.Payload, payload) || !bytes.Equal(m.msg.Signature, sig) {
+		return nil, errors.New("two readings of one COSE_Sign1")
+	}
+	return m, nil
+}
+
+// encodeCnf returns the confirmation (RFC 8747, section 3.2) of a key, for
+// strict.Marshal.
+func encodeCnf(pub crypto.PublicKey) (any, error) {
+	k, err := MarshalKey(pub)
+	if err != nil {
+		return nil, fmt.Errorf("cnf: %w", err)
+	}
+	return map[int64]any{cnfCOSEKey: strict.Raw(k)}, nil
+}
+
+// parseCnf decodes a confirmation (RFC 8747, section 3.1) that is exactly a COSE_Key, and
+// returns its DER SubjectPublicKeyInfo.
+func parseCnf(b []byte) ([]byte, error) {
+	cnf, err := strict.Map(b)
+	if err != nil {
+		return nil, fmt.Errorf("cnf: %w", err)
+	}
+	if len(cnf) != 1 || cnf[cnfCOSEKey] == nil {
+		return nil, errors.New("cnf is not exactly a COSE_Key")
+	}
+	k, err := parseKey(cnf[cnfCOSEKey])
+	if err != nil {
+		return nil, fmt.Errorf("cnf: %w", err)
+	}
+	spki, err := x509.MarshalPKIXPublicKey(k.pub)
+	if err != nil {
+		return nil, fmt.Errorf("cnf: %w", err)
+	}
+	return spki, nil
 }
 
 // parseClaims decodes the payload of a KAT. The draft's prose lets a KAT have
@@ -281,19 +340,8 @@ func parseClaims(b []byte) (*KAT, error) {
 	if err := checkChallenge(k.Challenge); err != nil {
 		return nil, err
 	}
-	cnf, err := strict.Map(m[claimCnf])
-	if err != nil {
-		return nil, fmt.Errorf("cnf: %w", err)
-	}
-	if len(cnf) != 1 || cnf[cnfCOSEKey] == nil {
-		return nil, errors.New("cnf is not exactly a COSE_Key")
-	}
-	tik, err := parseKey(cnf[cnfCOSEKey])
-	if err != nil {
-		return nil, fmt.Errorf("cnf: %w", err)
-	}
-	if k.TIK, err = x509.MarshalPKIXPublicKey(tik.pub); err != nil {
-		return nil, fmt.Errorf("cnf: %w", err)
+	if k.TIK, err = parseCnf(m[claimCnf]); err != nil {
+		return nil, err
 	}
 	kak, err := parseKey(m[claimKAKPub])
 	if err != nil {

@@ -199,6 +199,7 @@ func TestMalformedKATIsRefused(t *testing.T) {
 		"countersignature unprotected": sign1(t, eddsa, "a1 0b 83 40 a0 41 00", good),
 		"unprotected kid as text":      sign1(t, eddsa, "a1 04 6161", good),
 		"duplicate unprotected kid":    sign1(t, eddsa, "a2 04 4161 04 4161", good),
+		"kid in both headers":          sign1(t, "a2 01 27 04 4161", "a1 04 4161", good),
 		"unprotected of indef length":  sign1(t, eddsa, "bf ff", good),
 		"null for unprotected":         sign1(t, eddsa, "f6", good),
 		"protected of indef length":    sign1(t, "bf 01 27 ff", "a0", good),
