@@ -1,6 +1,10 @@
 // Package eat reads and writes Entity Attestation Tokens (RFC 9711) as far as
-// Evidence in a handshake needs them: the Key Attestation Token and the bundle
-// that ties it to a platform token, draft-bft-rats-kat-06.
+// Evidence in a handshake needs them: a token by itself, and the Key Attestation Token
+// with the bundle that ties it to a platform token, draft-bft-rats-kat-06.
+//
+// A token by itself names the session's challenge and the TLS identity key, under a key of
+// the platform that relying parties know. Start with [SignToken] on the attesting side, and
+// with [ParseToken] and [VerifyToken] on the other. What follows is about the bundle.
 //
 // Three keys take part. The platform signs evidence, such as a TDX quote, over
 // the hash of the key attestation key (KAK). The KAK signs the KAT, which names
