@@ -4,7 +4,7 @@
 // each claim.
 //
 // It parses no evidence and verifies none: its inputs are results of verification
-// (see [TDX], [SNP] and [TPM]), and it imports no package that reads evidence.
+// (see [TDX], [SNP], [TPM] and [EAT]), and it imports no package that reads evidence.
 package policy
 
 import (
@@ -91,6 +91,7 @@ type Policy struct {
 	TDX *TDXPolicy `json:"tdx,omitempty"`
 	SNP *SNPPolicy `json:"snp,omitempty"`
 	TPM *TPMPolicy `json:"tpm,omitempty"`
+	EAT *EATPolicy `json:"eat,omitempty"`
 
 	// MaxQuoteAge accepts quotes that were not made for the session, up to that age,
 	// where they show it: one quote then attests a key, and the key session after
@@ -260,6 +261,16 @@ const MaxSize = 1 << 20
 //	    "firmware_versions": [HEX…], "reset_count": NUMBER,
 //	    "ek_ids": [HEX…], "deny_ek_ids": [HEX…],
 //	    "insecure_skip_collateral": BOOL
+//	  },
+//	  "eat": {
+//	    "measurements": [HEX…], "profile": [TEXT…],
+//	    "oemid": [HEX|"pen:NUMBER"…], "hwmodel": [HEX…],
+//	    "debug_status": ["disabled"|"disabled-since-boot"|"disabled-permanently"|"disabled-fully-and-permanently"…],
+//	    "claims": {NUMBER: [HEX…]…},
+//	    "max_age": DURATION,
+//	    "ueids": [HEX…], "deny_ueids": [HEX…],
+//	    "allow_submods": BOOL,
+//	    "insecure_allow_debug": BOOL
 //	  }
 //	}
 //
@@ -277,23 +288,23 @@ func Parse(data []byte) (*Policy, error) {
 	if err := checkNames(data); err != nil {
 		return nil, fmt.Errorf("parse policy: %w", err)
 	}
-	if p.TDX == nil && p.SNP == nil && p.TPM == nil {
+	sections := 0
+	for _, section := range []struct {
+		is    bool
+		check func() error
+	}{
+		{p.TDX != nil, p.TDX.check}, {p.SNP != nil, p.SNP.check}, {p.TPM != nil, p.TPM.check}, {p.EAT != nil, p.EAT.check},
+	} {
+		if !section.is {
+			continue
+		}
+		sections++
+		if err := section.check(); err != nil {
+			return nil, fmt.Errorf("parse policy: %w", err)
+		}
+	}
+	if sections == 0 {
 		return nil, errors.New("parse policy: no section, such as \"tdx\" or \"snp\"")
-	}
-	if p.TDX != nil {
-		if err := p.TDX.check(); err != nil {
-			return nil, fmt.Errorf("parse policy: %w", err)
-		}
-	}
-	if p.SNP != nil {
-		if err := p.SNP.check(); err != nil {
-			return nil, fmt.Errorf("parse policy: %w", err)
-		}
-	}
-	if p.TPM != nil {
-		if err := p.TPM.check(); err != nil {
-			return nil, fmt.Errorf("parse policy: %w", err)
-		}
 	}
 	return &p, nil
 }

@@ -103,7 +103,7 @@ func TestSchemaHasEachFieldAndNoOther(t *testing.T) {
 		documented[m[1]] = true
 	}
 	for _, path := range want {
-		if documented[path] || path == "tdx" || path == "snp" || path == "tpm" {
+		if documented[path] || slices.Contains([]string{"tdx", "snp", "tpm", "eat"}, path) {
 			delete(documented, path)
 			continue
 		}
@@ -140,7 +140,9 @@ func TestSchemaAcceptsWhatParseDoes(t *testing.T) {
 	h := func(n int) string { return strings.Repeat("ab", n) }
 	valid := []string{full, fullSNP, `{"tdx":{}}`, `{"tdx":{},"snp":{},"tpm":{}}`, `{"tpm":{"reset_count":0}}`,
 		`{"tdx":{},"max_quote_age":"1h30m"}`, `{"tdx":{},"max_quote_age":"0.5s","insecure_allow_unknown_quote_age":true}`,
-		`{"tdx":{"xfam":{"set":"` + h(8) + `"}}}`, `{"tdx":{"mrtd":["` + strings.ToUpper(h(48)) + `"]}}`, `{"snp":{"min_tcb":{"snp":255}}}`}
+		`{"tdx":{"xfam":{"set":"` + h(8) + `"}}}`, `{"tdx":{"mrtd":["` + strings.ToUpper(h(48)) + `"]}}`, `{"snp":{"min_tcb":{"snp":255}}}`,
+		`{"eat":{"measurements":["` + h(32) + `"],"profile":["1.2.3"],"debug_status":["disabled"],"max_age":"5m","deny_ueids":["` + h(17) + `"]}}`, `{"eat":{}}`, `{"eat":{"oemid":["AABBCC","pen:0","pen:9223372036854775807"],"hwmodel":["` + h(32) + `"],"ueids":["` + h(7) + `","` + h(33) + `"]}}`,
+		`{"eat":{"claims":{"-75000":["f5"],"0":["00"]}}}`, `{"eat":{"allow_submods":true,"insecure_allow_debug":true}}`}
 	for _, bank := range []struct {
 		name string
 		size int
@@ -165,6 +167,9 @@ func TestSchemaAcceptsWhatParseDoes(t *testing.T) {
 		`{"tdx":{"tcb":{"allow_statuses":["Revoked"]}}}`, `{"tdx":{"tcb":{"allow_statuses":[]}}}`, `{"tdx":{"tcb":{"grace":"1h"}}}`,
 		`{"snp":{"guest_policy":{}}}`, `{"snp":{"platform_info":{}}}`, `{"snp":{"guest_policy":{"set":"00"}}}`, `{"snp":{"max_vmpl":4}}`, `{"snp":{"max_vmpl":-1}}`, `{"snp":{"min_guest_svn":4294967296}}`, `{"snp":{"min_guest_svn":1.5}}`, `{"snp":{"min_tcb":{"snp":256}}}`, `{"snp":{"chip_ids":["` + h(16) + `"]}}`,
 		`{"tpm":{"pcrs":{}}}`, `{"tpm":{"pcrs":{"sha1":{"0":["` + h(20) + `"]}}}}`, `{"tpm":{"pcrs":{"sha256":{"24":["` + h(32) + `"]}}}}`, `{"tpm":{"pcrs":{"sha256":{"00":["` + h(32) + `"]}}}}`,
+		`{"eat":{"measurements":[]}}`, `{"eat":{"measurements":["` + h(31) + `"]}}`, `{"eat":{"profile":[""]}}`, `{"eat":{"oemid":["PEN:1"]}}`, `{"eat":{"oemid":["pen:01"]}}`, `{"eat":{"oemid":["pen:"]}}`, `{"eat":{"oemid":["` + h(4) + `"]}}`,
+		`{"eat":{"hwmodel":[""]}}`, `{"eat":{"hwmodel":["` + h(33) + `"]}}`, `{"eat":{"ueids":["` + h(6) + `"]}}`, `{"eat":{"deny_ueids":["` + h(34) + `"]}}`, `{"eat":{"debug_status":["enabled"]}}`, `{"eat":{"debug_status":[]}}`,
+		`{"eat":{"claims":{}}}`, `{"eat":{"claims":{"1":[]}}}`, `{"eat":{"claims":{"01":["00"]}}}`, `{"eat":{"claims":{"x":["00"]}}}`, `{"eat":{"claims":{"1":[""]}}}`, `{"eat":{"claims":{"1":["0"]}}}`, `{"eat":{"max_age":"0s x"}}`,
 		`{"tpm":{"pcrs":{"sha256":{"0":["` + h(48) + `"]}}}}`, `{"tpm":{"ek_ids":["` + h(48) + `"]}}`,
 	} {
 		if _, err := policy.Parse([]byte(text)); err == nil {

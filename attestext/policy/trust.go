@@ -63,6 +63,9 @@ var trustClaims = map[string]TrustClaim{
 	"tdx":             Hardware,
 	"snp":             Hardware,
 	"tpm":             Hardware,
+	"eat":             Hardware,
+	"oemid":           Hardware,
+	"hwmodel":         Hardware,
 
 	"firmware_versions": Hardware,
 
@@ -74,6 +77,8 @@ var trustClaims = map[string]TrustClaim{
 	"events.rtmr2":      Executables,
 	"events.rtmr3":      Executables,
 	"measurement":       Executables,
+	"measurements":      Executables,
+	"max_age":           Executables,
 	"id_key_digest":     Executables,
 	"author_key_digest": Executables,
 	"min_guest_svn":     Executables,
@@ -84,6 +89,8 @@ var trustClaims = map[string]TrustClaim{
 	"migration_agent": RuntimeOpaque,
 	"max_vmpl":        RuntimeOpaque,
 
+	"ueids":                      InstanceIdentity,
+	"deny_ueids":                 InstanceIdentity,
 	"chip_ids":                   InstanceIdentity,
 	"deny_chip_ids":              InstanceIdentity,
 	"ek_ids":                     InstanceIdentity,
