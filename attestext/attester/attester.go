@@ -1,6 +1,7 @@
 // Package attester makes Evidence out of raw quotes: it derives what a quote must
 // carry from the challenge of a handshake, has it quoted, and wraps the result.
-// The hardware, or the software that stands in for it, is a [Quoter].
+// The hardware, or the software that stands in for it, is a [Quoter]; a platform that
+// signs tokens of its own is a [TokenSource].
 package attester
 
 import (
@@ -108,8 +109,8 @@ func (a *Attester) Attest(ctx context.Context, req *attestext.AttestRequest) ([]
 }
 
 func (a *Attester) attest(ctx context.Context, f attestext.EvidenceFormat, bundle bool, c *attestext.Challenge) ([]byte, error) {
-	if c.Model != attestext.BackgroundCheck {
-		return nil, fmt.Errorf("evidence cannot be made for the %v model", c.Model)
+	if err := checkModel(c); err != nil {
+		return nil, err
 	}
 	if bundle {
 		return a.bundle(ctx, f, c)
@@ -126,6 +127,13 @@ func (a *Attester) attest(ctx context.Context, f attestext.EvidenceFormat, bundl
 		return r.JSON()
 	}
 	return r.CBOR()
+}
+
+func checkModel(c *attestext.Challenge) error {
+	if c.Model != attestext.BackgroundCheck {
+		return fmt.Errorf("evidence cannot be made for the %v model", c.Model)
+	}
+	return nil
 }
 
 // bundle has the KAK quoted and signs a token with it.
@@ -151,14 +159,21 @@ func (a *Attester) bundle(ctx context.Context, f attestext.EvidenceFormat, c *at
 
 // signKAT returns a token by kak for the session of c.
 func signKAT(kak crypto.Signer, c *attestext.Challenge) ([]byte, error) {
-	if len(c.SPKI) == 0 {
-		return nil, errors.New("challenge does not say which TLS key is in use")
+	if err := checkKey(c); err != nil {
+		return nil, err
 	}
 	tik, err := x509.ParsePKIXPublicKey(c.SPKI)
 	if err != nil {
 		return nil, fmt.Errorf("TLS key: %w", err)
 	}
 	return eat.SignKAT(nil, kak, c.Value(), tik)
+}
+
+func checkKey(c *attestext.Challenge) error {
+	if len(c.SPKI) == 0 {
+		return errors.New("challenge does not say which TLS key is in use")
+	}
+	return nil
 }
 
 // reports is the Source that a Quoter is.

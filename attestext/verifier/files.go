@@ -11,6 +11,7 @@ import (
 
 	"github.com/attestedtls/atls/attestext"
 	"github.com/attestedtls/atls/attestext/cmw/signed"
+	"github.com/attestedtls/atls/attestext/eat"
 	"github.com/attestedtls/atls/attestext/sevsnp"
 	"github.com/attestedtls/atls/attestext/tdx"
 	"github.com/attestedtls/atls/attestext/tpm"
@@ -21,12 +22,14 @@ import (
 // PKI (ARK-Milan, and SEV-Milan and the like below it) are for SEV-SNP, and
 // all others for TDX. Blocks of the types that [tpm.Trust] reads are for TPMs. A TEE
 // that has nothing among them is not trusted at all: its roots come out empty, and
-// not as nil. Blocks PUBLIC KEY are for WrapperKeys.
+// not as nil. Blocks PUBLIC KEY are for WrapperKeys, and those that [eat.ParseTokenKey]
+// reads for EATKeys.
 func (l *Local) SetRoots(data []byte) error {
 	intel, n := x509.NewCertPool(), 0
 	var amd []*x509.Certificate
 	tpms := &tpm.Trust{}
 	var signers []crypto.PublicKey
+	var tokenKeys []eat.TokenKey
 	for rest := data; ; {
 		var block *pem.Block
 		if block, rest = pem.Decode(rest); block == nil {
@@ -36,6 +39,14 @@ func (l *Local) SetRoots(data []byte) error {
 			if err := tpms.AddPEM(block); err != nil {
 				return fmt.Errorf("parse trusted roots: %w", err)
 			}
+			n++
+		}
+		if block.Type == eat.PEMTokenKey {
+			k, err := eat.ParseTokenKey(block)
+			if err != nil {
+				return fmt.Errorf("parse trusted roots: %w", err)
+			}
+			tokenKeys = append(tokenKeys, k)
 			n++
 		}
 		if block.Type == "PUBLIC KEY" {
@@ -69,7 +80,7 @@ func (l *Local) SetRoots(data []byte) error {
 	if err != nil {
 		return fmt.Errorf("parse trusted roots: %w", err)
 	}
-	l.TDXRoots, l.SNPRoots, l.TPM, l.WrapperKeys = intel, roots, nil, signers
+	l.TDXRoots, l.SNPRoots, l.TPM, l.EATKeys, l.WrapperKeys = intel, roots, nil, tokenKeys, signers
 	if !tpms.Empty() {
 		l.TPM = tpms
 	}

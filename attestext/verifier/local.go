@@ -27,7 +27,8 @@ import (
 // Local is an [attestext.Verifier] that appraises in this process and never goes
 // to the network, unless it is given a Source that does. It reads TSM reports with TDX
 // quotes or SEV-SNP reports, by themselves or as the platform's part of a bundle of
-// draft-bft-rats-kat-06, and TPM quotes in the same places.
+// draft-bft-rats-kat-06, and TPM quotes in the same places; and EATs (RFC 9711) by
+// themselves.
 //
 // The zero value trusts Intel's root and AMD's and refuses what has no collateral,
 // which only SEV-SNP reports bring along, as a revocation list. The fields must
@@ -44,6 +45,10 @@ type Local struct {
 	// TPM says which attestation keys of TPMs are trusted. nil is none: no root vouches
 	// for all TPMs. Where it is set, the roots above that are nil trust nothing.
 	TPM *tpm.Trust
+
+	// EATKeys are whose tokens (RFC 9711) are trusted. nil is nobody's. Where there are
+	// some, the roots above that are nil trust nothing.
+	EATKeys []eat.TokenKey
 
 	// TDXCollateral says which TDX platforms are current. nil refuses TDX quotes,
 	// unless Policy has InsecureSkipCollateral.
@@ -101,12 +106,16 @@ type EpochVerifier interface {
 const opAppraise = "appraise evidence"
 
 // Formats lists what Appraise reads: a TSM report in CBOR, in JSON and under its
-// older name, a TPM quote where keys of TPMs are trusted, and a bundle, which alone
-// can stand in place of a certificate. Where WrapperKeys are set, signed wrappers with any
-// of these come last.
+// older name, a TPM quote where keys of TPMs are trusted, a bundle, and an EAT where
+// EATKeys are set. The last two alone can stand in place of a certificate. Where WrapperKeys
+// are set, signed wrappers with any of these come last.
 func (l *Local) Formats(kind attestext.CredentialKind) []attestext.EvidenceFormat {
+	named := []attestext.EvidenceFormat{eat.BundleFormat} // which name the TLS key
+	if len(l.EATKeys) != 0 {
+		named = append(named, eat.TokenFormats()...)
+	}
 	if kind == attestext.AttestationOnly {
-		return l.signedFormats([]attestext.EvidenceFormat{eat.BundleFormat})
+		return l.signedFormats(named)
 	}
 	formats := []attestext.EvidenceFormat{
 		tsm.FormatCBOR,
@@ -116,21 +125,21 @@ func (l *Local) Formats(kind attestext.CredentialKind) []attestext.EvidenceForma
 	if !l.TPM.Empty() {
 		formats = append(formats, tpm.Format)
 	}
-	return l.signedFormats(append(formats, eat.BundleFormat))
+	return l.signedFormats(append(formats, named...))
 }
 
 // Appraise appraises ev as the Attester of this module makes it.
 //
 // Evidence beside a certificate is a report whose quote carries
-// expected.ReportData(), or a bundle. Evidence in place of a certificate must be
-// a bundle, since a quote by itself names no key: its token must carry
+// expected.ReportData(), a bundle, or an EAT whose nonce is expected.Value() and whose cnf is
+// expected.SPKI. Evidence in place of a certificate must be a bundle or an EAT, since a quote by itself names no key: its token must carry
 // expected.Value(), its quote the hash of the key that signed the token, and the
 // Appraisal names the token's key. With a certificate, that key must be the
 // certificate's.
 //
 // The classes of errors are those of the packages underneath:
 // [attestext.ErrMalformed] and [attestext.ErrWrongType] for the wrapper, those of
-// [tdx.Verify], [sevsnp.Verify] and [tpm.Verify] for the quote, [attestext.ErrBinding] and [attestext.ErrPolicy].
+// [tdx.Verify], [sevsnp.Verify], [tpm.Verify] and [eat.VerifyToken] for the quote, [attestext.ErrBinding] and [attestext.ErrPolicy].
 func (l *Local) Appraise(ctx context.Context, ev *attestext.Evidence, expected *attestext.Challenge) (*attestext.Appraisal, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, &attestext.Error{Class: attestext.ErrUnavailable, Op: opAppraise, Err: err}
@@ -161,11 +170,14 @@ func (l *Local) appraiseWrapper(ev *attestext.Evidence, expected *attestext.Chal
 	if err != nil {
 		return nil, err
 	}
-	if !IsPlatformEvidence(format) {
+	if !IsPlatformEvidence(format) && !eat.IsToken(format) {
 		return nil, attestext.Errorf(attestext.ErrWrongType, opAppraise, "%v is not supported here", format)
 	}
 	if !ev.Type.Format.Matches(format) {
 		return nil, wrongType(format, ev)
+	}
+	if eat.IsToken(format) {
+		return l.appraiseToken(format, report, expected)
 	}
 	if expected.Kind == attestext.AttestationOnly {
 		return nil, attestext.Errorf(attestext.ErrWrongType, opAppraise, "a report by itself names no TLS key; attestation-only wants it in a bundle with a key attestation token")
@@ -259,6 +271,11 @@ func (l *Local) appraise(format attestext.EvidenceFormat, b []byte, bound boundF
 	if err != nil {
 		return nil, err
 	}
+	return l.decide(format, v, bound)
+}
+
+// decide checks by bound what verified evidence is about, and compares it with the policy.
+func (l *Local) decide(format attestext.EvidenceFormat, v *Verified, bound boundFunc) (*attestext.Appraisal, error) {
 	quote, err := bound(v)
 	if err != nil {
 		return nil, err
@@ -278,9 +295,13 @@ func (l *Local) appraise(format attestext.EvidenceFormat, b []byte, bound boundF
 	return a, nil
 }
 
-// VerifyEvidence is [Local.Verify] for a TSM report or a TPM quote that is to be parsed
-// first, in one of the formats that are not bundles.
+// VerifyEvidence is [Local.Verify] for a TSM report, a TPM quote or an EAT that is to be
+// parsed first, in one of the formats that are not bundles.
 func (l *Local) VerifyEvidence(format attestext.EvidenceFormat, b []byte) (*Verified, error) {
+	if eat.IsToken(format) {
+		v, _, err := l.verifyToken(b)
+		return v, err
+	}
 	if format.Equal(tpm.Format) {
 		q, err := tpm.Parse(b)
 		if err != nil {
@@ -308,11 +329,12 @@ func setAge(claims map[string]any, q policy.Quote) {
 	claims["platform_evidence_tier"], claims["platform_evidence_age"] = q.Tier.String(), age
 }
 
-// Verified is the evidence of a TSM report or a TPM quote once it has been verified and before
-// anything is compared. Only [Local.Verify] and its like make one that is not empty.
+// Verified is the evidence of a TSM report, a TPM quote or an EAT once it has been verified and
+// before anything is compared. Only [Local.Verify] and its like make one that is not empty.
 type Verified struct {
 	// ReportData is what the TEE was asked to sign. What it must be is for the caller
-	// to check. A TPM carries a hash of it, and this is then zero: see IsAbout.
+	// to check. A TPM carries a hash of it, and this is then zero: see IsAbout. An EAT
+	// carries none.
 	ReportData [attestext.ReportDataSize]byte
 
 	hashed   bool // isAbout compares a hash
@@ -322,7 +344,8 @@ type Verified struct {
 	evaluate func() (*policy.Decision, error)
 }
 
-// IsAbout reports whether the evidence is about reportData, in constant time.
+// IsAbout reports whether the evidence is about reportData, in constant time. An EAT, which
+// has a nonce in place of it, never is.
 func (v *Verified) IsAbout(reportData [attestext.ReportDataSize]byte) bool {
 	if v.hashed {
 		return v.isAbout(reportData)
@@ -352,6 +375,10 @@ var (
 	errNoSNPRoots = errors.New("no roots for SEV-SNP are trusted, while there are some for another TEE")
 )
 
+// trustsOthers reports whether somebody has named whom to trust for evidence that has no
+// roots above.
+func (l *Local) trustsOthers() bool { return l.TPM != nil || len(l.EATKeys) != 0 }
+
 func (l *Local) verifyTDX(r *tsm.Report, now time.Time) (*Verified, error) {
 	q, err := tdx.Parse(r.OutBlob)
 	if err != nil {
@@ -363,7 +390,7 @@ func (l *Local) verifyTDX(r *tsm.Report, now time.Time) (*Verified, error) {
 			return nil, err
 		}
 	}
-	if l.TDXRoots == nil && (l.SNPRoots != nil || l.TPM != nil) {
+	if l.TDXRoots == nil && (l.SNPRoots != nil || l.trustsOthers()) {
 		return nil, &attestext.Error{Class: attestext.ErrUnavailable, Op: opAppraise, Err: errNoTDXRoots}
 	}
 	v, err := l.verifyQuote(q, now)
@@ -408,7 +435,7 @@ func (l *Local) verifySNP(r *tsm.Report, now time.Time) (*Verified, error) {
 	if err != nil {
 		return nil, err
 	}
-	if l.SNPRoots == nil && (l.TDXRoots != nil || l.TPM != nil) {
+	if l.SNPRoots == nil && (l.TDXRoots != nil || l.trustsOthers()) {
 		return nil, &attestext.Error{Class: attestext.ErrUnavailable, Op: opAppraise, Err: errNoSNPRoots}
 	}
 	v, err := l.verifyReport(report, certs, now)

@@ -277,7 +277,7 @@ func TestQuoteOfAnotherProviderOrKindIsRefused(t *testing.T) {
 	}
 	for _, r := range []*cmw.Record{
 		{Format: tsm.FormatCBOR, Value: value},
-		{Format: attestext.EvidenceFormat{MediaType: "application/eat+cwt"}, Value: []byte{1}},
+		{Format: attestext.EvidenceFormat{MediaType: "application/eat-ucs+cbor"}, Value: []byte{1}}, // nobody signed it
 		{Format: tsm.FormatCBOR, Value: value, Ind: cmw.AttestationResults},
 	} {
 		b, err := r.CBOR()

@@ -98,18 +98,49 @@ func CheckBundle(kat *eat.KAT, isAbout func([attestext.ReportDataSize]byte) bool
 }
 
 func checkKAT(kat *eat.KAT, c *attestext.Challenge) error {
-	challenge, tik := kat.Challenge, kat.TIK
-	if want := c.Value(); len(want) == 0 || !Equal(challenge, want) {
-		switch {
-		case c.Binding == attestext.BindingHardened && Equal(challenge, c.Nonce):
-			return unbound("key attestation follows the draft-08 rule (the bare nonce), this side is configured for hardened")
-		case len(c.Binder) != 0 && Equal(challenge, c.Binder):
-			return unbound("key attestation follows the hardened rule (the channel binder), this side is configured for %v", c.Binding)
-		}
-		return unbound("key attestation is of another session")
+	const what = "key attestation"
+	if err := checkNonce(what, kat.Challenge, c); err != nil {
+		return err
 	}
+	return checkKey(what, kat.TIK, c)
+}
+
+// CheckToken compares an EAT with c: its nonce, and the key that it names. Under
+// BindingHardened, and in place of a certificate, it has to name one. Otherwise the nonce
+// alone may be bound, as in a raw report; a key that the token names must be the
+// certificate's all the same.
+//
+// A token says nothing of the role: the binder of each direction stands for it.
+func CheckToken(t *eat.Token, c *attestext.Challenge) error {
+	const what = "token"
+	if err := checkNonce(what, t.Nonce, c); err != nil {
+		return err
+	}
+	if len(t.Confirmation) != 0 {
+		return checkKey(what, t.Confirmation, c)
+	}
+	if c.Binding == attestext.BindingHardened || c.Kind == attestext.AttestationOnly {
+		return unbound("token names no key (cnf), and has to name the TLS key: %v, %v", c.Kind, c.Binding)
+	}
+	return nil
+}
+
+func checkNonce(what string, nonce []byte, c *attestext.Challenge) error {
+	if want := c.Value(); len(want) != 0 && Equal(nonce, want) {
+		return nil
+	}
+	switch {
+	case c.Binding == attestext.BindingHardened && Equal(nonce, c.Nonce):
+		return unbound("%s follows the draft-08 rule (the bare nonce), this side is configured for hardened", what)
+	case len(c.Binder) != 0 && Equal(nonce, c.Binder):
+		return unbound("%s follows the hardened rule (the channel binder), this side is configured for %v", what, c.Binding)
+	}
+	return unbound("%s is of another session", what)
+}
+
+func checkKey(what string, tik []byte, c *attestext.Challenge) error {
 	if len(c.SPKI) != 0 && !Equal(tik, c.SPKI) {
-		return unbound("key attestation is for another key than the peer's certificate has")
+		return unbound("%s is for another key than the peer's certificate has", what)
 	}
 	return nil
 }
