@@ -36,13 +36,13 @@ func (c *Client) Passport(ctx context.Context, a attestext.Attester, spki []byte
 	if err != nil {
 		return nil, unavailable(err)
 	}
-	// What the service is, as a relying party: see Service.
+	// How old the quote may be is for the service to say: the draft's rule leaves it open.
 	challenge := &attestext.Challenge{
 		Role: attestext.RoleServer, Binding: attestext.BindingDraft08, Kind: attestext.AttestationOnly,
 		Nonce: opened.nonce, SPKI: spki,
 	}
 	// The quote is to show that it was made for this session, which it does under the
-	// hardened rule: a service whose policy has max_quote_age takes no other.
+	// hardened rule.
 	asked := *challenge
 	asked.Binding, asked.Binder = attestext.BindingHardened, opened.nonce
 	typ := attestext.EvidenceType{Kind: attestext.AttestationOnly, Format: eat.BundleFormat}

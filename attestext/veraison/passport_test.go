@@ -63,18 +63,34 @@ func (k keptQuote) Attest(ctx context.Context, req *attestext.AttestRequest) ([]
 	return k.Attester.Attest(ctx, &attestext.AttestRequest{Type: req.Type, Challenge: &c})
 }
 
-// A service whose policy bounds the age of quotes gives results for quotes that were made
-// for its session, and for no others.
+// A service gives results for quotes that were made for its session, and for no others
+// unless its policy says so.
 func TestPassportShowsThatItsQuoteIsFresh(t *testing.T) {
-	v := local(t)
-	v.Policy.MaxQuoteAge = policy.Duration(time.Minute)
-	c := client(t, service(t, v, veraison.ServiceOptions{}), veraison.ClientOptions{})
 	a := softtee.NewTDX(nil).Attester()
-	if _, err := c.Passport(t.Context(), a, spki(tlsKey)); err != nil {
-		t.Error(err)
-	}
-	if token, err := c.Passport(t.Context(), keptQuote{a}, spki(tlsKey)); token != nil || !errors.Is(err, attestext.ErrPolicy) {
-		t.Errorf("a quote that does not show its age: %s, %v", token, err)
+	for name, c := range map[string]struct {
+		change func(*policy.Policy)
+		allow  bool
+	}{
+		"no bound":             {func(*policy.Policy) {}, false},
+		"bound":                {func(p *policy.Policy) { p.MaxQuoteAge = policy.Duration(time.Minute) }, false},
+		"unknown ages allowed": {func(p *policy.Policy) { p.InsecureAllowUnknownQuoteAge = true }, true},
+	} {
+		v := local(t)
+		c.change(v.Policy)
+		cl := client(t, service(t, v, veraison.ServiceOptions{}), veraison.ClientOptions{AllowWarning: true})
+		if _, err := cl.Passport(t.Context(), a, spki(tlsKey)); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		token, err := cl.Passport(t.Context(), keptQuote{a}, spki(tlsKey))
+		if !c.allow && (token != nil || !errors.Is(err, attestext.ErrPolicy)) {
+			t.Errorf("%s: a quote that does not show its age: %s, %v", name, token, err)
+		}
+		if c.allow {
+			claims, parseErr := ear.ParseUnverified(token)
+			if err != nil || parseErr != nil || claims.Tier() != ear.Warning {
+				t.Errorf("%s: %v, %v", name, err, parseErr)
+			}
+		}
 	}
 }
 

@@ -39,9 +39,10 @@ const (
 
 // ServiceOptions say what a [Service] does. Verifier and Key are mandatory.
 type ServiceOptions struct {
-	// Verifier appraises. It is given each nonce as the challenge of the draft-08 rule,
-	// by which TSM reports carry it as it is, and bundles in their key attestation.
-	// Which handshake the nonce stands for is the client's business.
+	// Verifier appraises. Which handshake a nonce stands for is the client's business:
+	// a TSM report or TPM quote is to carry it as under the draft-08 rule, which is as it
+	// is. A bundle is to carry it as the binder of the hardened rule, so that its quote
+	// has to have been made for the session, unless the Verifier allows another age.
 	Verifier attestext.Verifier
 
 	// Key signs results; see [ear.Algorithm].
@@ -482,15 +483,16 @@ func evidenceOf(mediaType string, body []byte) (*attestext.Evidence, attestext.C
 func (s *Service) appraise(ctx context.Context, ev *attestext.Evidence, nonce []byte) (*ear.Appraisal, error) {
 	expected := &attestext.Challenge{
 		Model: attestext.BackgroundCheck,
-		// No rule for Evidence that carries a nonce as it is depends on the role.
-		Role:    attestext.RoleServer,
-		Binding: attestext.BindingDraft08,
-		Kind:    ev.Type.Kind,
-		Nonce:   nonce,
+		// Of what goes by itself here, nothing depends on the role.
+		Role:   attestext.RoleServer,
+		Kind:   ev.Type.Kind,
+		Nonce:  nonce,
+		Binder: nonce,
 	}
 	if expected.Kind == attestext.CertAttestation {
-		// The key is in the nonce, if anywhere, and the client's to check.
-		expected.Binder, expected.SPKI = nonce, []byte("not known to this service")
+		// A quote carries the nonce as it is. The key is in it, if anywhere, and the
+		// client's to check.
+		expected.Binding, expected.SPKI = attestext.BindingDraft08, []byte("not known to this service")
 	}
 	r, err := attestext.Appraise(ctx, s.opts.Timeout, s.opts.Verifier, ev, expected)
 	if err == nil {

@@ -25,20 +25,28 @@ func (f foreign) Report(ctx context.Context, rd [attestext.ReportDataSize]byte) 
 	return r, err
 }
 
-// A client and a service refuse together whatever a verifier has to refuse.
+// A client and a service refuse together whatever a verifier has to refuse. Under the
+// draft's rule, whose bundles do not show their age, the service has to be told so.
 func TestClientAndServiceRefuseAllBadEvidence(t *testing.T) {
+	for _, rule := range []attestext.Binding{attestext.BindingHardened, attestext.BindingDraft08} {
+		t.Run(rule.String(), func(t *testing.T) { refuseAllBadEvidence(t, rule) })
+	}
+}
+
+func refuseAllBadEvidence(t *testing.T, rule attestext.Binding) {
+	behind := func(v *verifier.Local) *veraison.Client { return agedClient(t, v, rule == attestext.BindingDraft08) }
 	from := func(o *softtee.TDXOptions) *attesttest.Special {
 		return &attesttest.Special{Attester: softtee.NewTDX(o).Attester()}
 	}
 	with := func(o *softtee.CollateralOptions) *attesttest.Special {
 		v := local(t)
 		v.TDXCollateral = must(softtee.NewTDX(nil).Collateral(o))
-		return &attesttest.Special{Verifier: client(t, service(t, v, veraison.ServiceOptions{}), veraison.ClientOptions{})}
+		return &attesttest.Special{Verifier: behind(v)}
 	}
 	attesttest.Run(t, &attesttest.Target{
-		Verifier:    client(t, service(t, local(t), veraison.ServiceOptions{}), veraison.ClientOptions{}),
+		Verifier:    behind(local(t)),
 		Honest:      softtee.NewTDX(nil).Attester(),
-		Bindings:    []attestext.Binding{attestext.BindingHardened, attestext.BindingDraft08},
+		Bindings:    []attestext.Binding{rule},
 		Open:        attesttest.OpenTDX,
 		OtherTEE:    &attesttest.Special{Attester: attester.New(foreign{softtee.NewTDX(nil)})},
 		Revoked:     with(&softtee.CollateralOptions{Now: testTime, RevokePCK: true}),
