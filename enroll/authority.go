@@ -128,7 +128,7 @@ func (a *Authority) Issue(der []byte, peer *attestext.Result, remote string) ([]
 			errors.As(err, &refused)
 		}
 		e.Issued, e.Serial, e.NotAfter = false, "", time.Time{}
-		e.Code, e.Reason = refused.Code, refused.Reason
+		e.Code, e.Reason = refused.Code, refused.why()
 		if lerr := a.log().append(e); lerr != nil && refused.Err == nil {
 			refused.Err = lerr
 		}

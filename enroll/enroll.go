@@ -75,10 +75,21 @@ type Error struct {
 	Code   Code
 	Reason string
 	// Err is the cause at the end that has it: at a client the alert, nil for an answer.
+	// It is not sent.
 	Err error
 }
 
-func (e *Error) Error() string { return fmt.Sprintf("enrolment refused: %s: %s", e.Code, e.Reason) }
+func (e *Error) Error() string {
+	return fmt.Sprintf("enrolment refused: %s: %s", e.Code, e.why())
+}
+
+// why returns the reason, with the cause if there is one.
+func (e *Error) why() string {
+	if e.Err == nil {
+		return e.Reason
+	}
+	return fmt.Sprintf("%s: %v", e.Reason, e.Err)
+}
 
 // Unwrap returns the cause.
 func (e *Error) Unwrap() error { return e.Err }

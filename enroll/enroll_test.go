@@ -13,6 +13,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"math/big"
 	"net"
 	"net/netip"
@@ -230,6 +231,7 @@ func TestRefusals(t *testing.T) {
 		{"not genuine", func(b *bench) {
 			b.client.Attester = softtee.NewTDX(&softtee.TDXOptions{Seed: "other"}).Attester()
 		}, false, enroll.CodeNotGenuine, []string{"is not genuine"}, "signature does not verify"},
+		{"another key signs the session", func(b *bench) { b.client.Attester = &forKey{b.client.Attester, newKey(t)} }, false, enroll.CodeKey, []string{"not signed by the key that the evidence covers"}, "invalid signature"},
 		{"malformed", func(b *bench) { b.client.Attester = &sends{b.client.Attester, []byte{0xff}} }, false, enroll.CodeMalformed, []string{"cannot read the evidence"}, "malformed"},
 		{"verifier fails", func(b *bench) { b.server.Verifier.(*verifier.Local).TDXCollateral = nil }, false, enroll.CodeUnavailable, []string{"cannot appraise"}, "collateral"},
 		{"type", func(b *bench) { b.client.Attester = &strange{b.client.Attester} }, false, enroll.CodeType, []string{"no evidence of this type"}, "application/x-strange"},
@@ -246,7 +248,7 @@ func TestRefusals(t *testing.T) {
 		}, false, enroll.CodeRevoked, []string{"what it runs: mrtd is " + mrtd()}, "what it runs"},
 		{"revocations cannot be read", func(b *bench) {
 			b.authority.Revocations = func() (*enroll.Revocations, error) { return enroll.ParseRevocations([]byte("{")) }
-		}, false, enroll.CodeUnavailable, []string{"cannot issue certificates at the moment"}, "cannot issue"},
+		}, false, enroll.CodeUnavailable, []string{"cannot issue certificates at the moment"}, "revocations: unexpected EOF"},
 		{"log cannot be written", func(b *bench) {
 			log, err := enroll.OpenLog(filepath.Join(t.TempDir(), "log"), time.Now())
 			if err != nil {
@@ -254,7 +256,7 @@ func TestRefusals(t *testing.T) {
 			}
 			log.Close()
 			b.authority.Log = log
-		}, false, enroll.CodeUnavailable, []string{"cannot issue certificates at the moment"}, "cannot issue"},
+		}, false, enroll.CodeUnavailable, []string{"cannot issue certificates at the moment"}, "the log: write"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			b := newBench(t, nil)
@@ -304,6 +306,22 @@ type sends struct {
 }
 
 func (s *sends) Attest(context.Context, *attestext.AttestRequest) ([]byte, error) { return s.cmw, nil }
+
+// forKey attests another key than the session's.
+type forKey struct {
+	attestext.Attester
+	key crypto.Signer
+}
+
+func (f *forKey) Attest(ctx context.Context, req *attestext.AttestRequest) ([]byte, error) {
+	spki, err := x509.MarshalPKIXPublicKey(f.key.Public())
+	if err != nil {
+		return nil, err
+	}
+	other, c := *req, *req.Challenge
+	c.SPKI, other.Challenge = spki, &c
+	return f.Attester.Attest(ctx, &other)
+}
 
 // strange offers a type that nobody knows.
 type strange struct{ attestext.Attester }
@@ -441,6 +459,41 @@ func TestSilentMachinesAreLetGo(t *testing.T) {
 	}
 }
 
+// TestHalfOpenAndSlowMachinesAreLetGo: after they have attested.
+func TestHalfOpenAndSlowMachinesAreLetGo(t *testing.T) {
+	b := newBench(t, func(b *bench) { b.server.Timeout = time.Second })
+	for _, tt := range []struct {
+		name  string
+		frame []byte
+		then  func(*tls.Conn)
+		say   string
+	}{
+		{"half-open before the request", nil, func(c *tls.Conn) { c.CloseWrite() }, "EOF"},
+		{"half-open in its length", []byte{0, 0}, func(c *tls.Conn) { c.CloseWrite() }, "unexpected EOF"},
+		{"half-open in the request", []byte{0, 0, 1, 0, 'x'}, func(c *tls.Conn) { c.CloseWrite() }, "unexpected EOF"},
+		{"broken off in the request", []byte{0, 0, 1, 0, 'x'}, func(c *tls.Conn) { c.NetConn().Close() }, "EOF"},
+		{"silent in the request", []byte{0, 0, 1, 0, 'x'}, func(*tls.Conn) {}, "closed"},
+		{"dripping", []byte{0, 0, 0x40, 0}, func(c *tls.Conn) {
+			tick := time.NewTicker(10 * time.Millisecond)
+			defer tick.Stop()
+			for range tick.C {
+				if _, err := c.Write([]byte{0}); err != nil {
+					return
+				}
+			}
+		}, "closed"},
+	} {
+		conn, err := ask(t, b, tt.frame, newKey(t))
+		if err != nil {
+			t.Fatal(err)
+		}
+		tt.then(conn)
+		if got := <-b.reports; got.err == nil || !strings.Contains(got.err.Error(), tt.say) || got.entry != nil {
+			t.Errorf("%s: the authority says %v, and logs %+v", tt.name, got.err, got.entry)
+		}
+	}
+}
+
 // TestOneAddressDoesNotTakeAllPlaces: who has its share is hung up on, and others are
 // served.
 func TestOneAddressDoesNotTakeAllPlaces(t *testing.T) {
@@ -529,6 +582,127 @@ func TestClientRefusesAuthorities(t *testing.T) {
 			t.Errorf("%v, want %q", err, want)
 		}
 	}
+}
+
+// TestClientRefusesWhatAuthoritiesSend: by one whose certificate is good and that
+// otherwise errs.
+func TestClientRefusesWhatAuthoritiesSend(t *testing.T) {
+	pki, pkiKey := issuer(t)
+	ca, caKey := issuer(t)
+	leaf := func(key crypto.Signer, change func(*x509.Certificate)) []byte {
+		template := &x509.Certificate{SerialNumber: big.NewInt(3), DNSNames: []string{"model.example"}, NotBefore: ca.NotBefore, NotAfter: time.Now().Add(time.Hour)}
+		if change != nil {
+			change(template)
+		}
+		der, err := x509.CreateCertificate(rand.Reader, template, ca, key.Public(), caKey)
+		if err != nil {
+			t.Error(err)
+		}
+		return der
+	}
+	reply := func(chain ...[]byte) []byte {
+		b, err := json.Marshal(map[string]any{"chain": chain})
+		if err != nil {
+			t.Error(err)
+		}
+		return frame(b)
+	}
+	greeting := frame([]byte(`{"version":1}`))
+	key := newKey(t)
+	good := leaf(key, nil)
+	for _, tt := range []struct {
+		name     string
+		greeting []byte
+		reply    []byte // nil hangs
+		say      string // empty is no refusal
+	}{
+		{"good", greeting, reply(good), ""},
+		{"no greeting", []byte{}, []byte{}, "EOF"},
+		{"greeting of 257 bytes", []byte{0, 0, 1, 1}, []byte{}, "a frame of 257 bytes, want 1 to 256"},
+		{"other version", frame([]byte(`{"version":2}`)), []byte{}, "the authority speaks version 2"},
+		{"greeting that is no JSON", frame([]byte("hello")), []byte{}, "greeting"},
+		{"half a greeting", greeting[:6], []byte{}, "unexpected EOF"},
+		{"hangs before the greeting", nil, nil, "deadline exceeded"},
+		{"hangs before the reply", greeting, nil, "deadline exceeded"},
+		{"no reply", greeting, []byte{}, "EOF"},
+		{"half a reply", greeting, reply(good)[:100], "unexpected EOF"},
+		{"reply over the bound", greeting, []byte{0, 1, 0, 1}, "a frame of 65537 bytes"},
+		{"empty reply", greeting, frame([]byte("{}")), "0 certificates"},
+		{"nine certificates", greeting, reply(good, good, good, good, good, good, good, good, good), "9 certificates"},
+		{"no certificate", greeting, reply([]byte("x")), "what the authority sent"},
+		{"no certificate behind the first", greeting, reply(good, []byte("x")), "what the authority sent"},
+		{"certificate of another key", greeting, reply(leaf(newKey(t), nil)), "a certificate of another key"},
+		{"certificate for more names", greeting, reply(leaf(key, func(c *x509.Certificate) { c.DNSNames = append(c.DNSNames, "bank.example") })), `a certificate for ["model.example" "bank.example"]`},
+		{"certificate that has expired", greeting, reply(leaf(key, func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Minute) })), "valid from"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			l, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{Certificates: []tls.Certificate{leafOf(t, pki, pkiKey)}, Attestation: &tls.AttestationConfig{
+				Verifier: local(t), AllowAttestationOnly: true, PeerCredentials: []attestext.CredentialKind{attestext.AttestationOnly},
+			}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer l.Close()
+			done := make(chan struct{})
+			go func() {
+				defer close(done)
+				conn, err := l.Accept()
+				if err != nil {
+					return
+				}
+				defer conn.Close()
+				conn.Write(tt.greeting)
+				if tt.greeting != nil && tt.reply != nil && len(tt.reply) == 0 {
+					return
+				}
+				enroll.ReadFrame(conn, 1<<14)
+				if conn.Write(tt.reply); tt.reply == nil {
+					io.Copy(io.Discard, conn)
+				}
+			}()
+			c := &enroll.Client{Addr: l.Addr().String(), TLS: &tls.Config{RootCAs: pool(pki), ServerName: "ca.example"}, Key: key,
+				Attester: softtee.NewTDX(nil).Attester(), Names: []string{"model.example"}, Issuers: pool(ca)}
+			if tt.reply == nil {
+				c.Timeout = time.Second
+			}
+			cert, err := c.Enroll(t.Context())
+			if tt.say == "" {
+				if err != nil || cert.Leaf == nil {
+					t.Error(cert, err)
+				}
+			} else if err == nil || cert != nil || !strings.Contains(err.Error(), tt.say) {
+				t.Errorf("%v, %v; want %q", cert, err, tt.say)
+			}
+			<-done
+		})
+	}
+}
+
+// TestAuthorityStaysWithinItsOwnCertificate: it issues nothing that outlives it, nothing
+// once it has expired, and nothing without rules.
+func TestAuthorityStaysWithinItsOwnCertificate(t *testing.T) {
+	b := newBench(t, func(b *bench) { b.authority.Lifetime = 1000 * time.Hour })
+	cert, err := b.client.Enroll(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !cert.Leaf.NotAfter.Equal(b.authority.Certificate.NotAfter) {
+		t.Errorf("it is valid until %v, its issuer until %v", cert.Leaf.NotAfter, b.authority.Certificate.NotAfter)
+	}
+	b = newBench(t, func(b *bench) {
+		b.authority.Now = func() time.Time { return b.authority.Certificate.NotAfter.Add(time.Second) }
+	})
+	_, err = b.client.Enroll(t.Context())
+	checkRefused(t, err, enroll.CodeUnavailable, "cannot issue")
+	if got := <-b.reports; got.entry.Issued || !strings.Contains(got.entry.Reason, "own certificate has expired") {
+		t.Errorf("the authority says %v, and logs %+v", got.err, got.entry)
+	}
+	if strings.Contains(err.Error(), "expired") {
+		t.Errorf("it tells the client: %v", err)
+	}
+	b = newBench(t, func(b *bench) { b.authority.Rules = nil })
+	_, err = b.client.Enroll(t.Context())
+	checkRefused(t, err, enroll.CodeName, `no rule allows the name "model.example"`)
 }
 
 type counting struct {
