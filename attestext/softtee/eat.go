@@ -84,7 +84,7 @@ const eatOEMID = "pen:32473"
 // eatUEID returns the identity of a device: a random one (RFC 9711, section 4.2.1.1).
 func eatUEID(machine string) (id [17]byte) {
 	const random = 1
-	d := derive(machine, "UEID")
+	d := derive(machine, "ueid")
 	id[0] = random
 	copy(id[1:], d[:])
 	return id

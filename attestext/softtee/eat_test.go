@@ -26,7 +26,7 @@ func TestEATVerifiesAndIsTheSameInEveryProcess(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	const want = "bfb80fcfd6973ed2bc2e5af27366b9134d51a4e910c1112f3dcd01869b519153"
+	const want = "4114ce408737affbc38f2d25da7ef49001d320e642733c8ceabbdbf2d73f1a98"
 	if got := sha256.Sum256(b); hex.EncodeToString(got[:]) != want {
 		t.Errorf("SHA-256 of the token is %x, want %s", got, want)
 	}

@@ -2,6 +2,7 @@ package verifier_test
 
 import (
 	"bytes"
+	"crypto"
 	"crypto/ed25519"
 	"crypto/sha256"
 	"crypto/x509"
@@ -19,6 +20,7 @@ import (
 	"github.com/attestedtls/atls/attestext/eat"
 	"github.com/attestedtls/atls/attestext/policy"
 	"github.com/attestedtls/atls/attestext/softtee"
+	"github.com/attestedtls/atls/attestext/tpm"
 	"github.com/attestedtls/atls/attestext/tsm"
 	"github.com/attestedtls/atls/attestext/verifier"
 	"github.com/attestedtls/atls/internal/fuzzbound"
@@ -267,6 +269,31 @@ func TestEATKeysAreTrustedForEATsAlone(t *testing.T) {
 	bad := bytes.ReplaceAll(key, []byte("Key-ID: "), []byte("Key-ID: x"))
 	if err := new(verifier.Local).SetRoots(bad); err == nil {
 		t.Errorf("%s was accepted", bad)
+	}
+}
+
+// TestEveryListOfFormatsCanBeOffered: it has up to 255 bytes on the wire.
+func TestEveryListOfFormatsCanBeOffered(t *testing.T) {
+	for trusted := range 8 {
+		l := local(t)
+		if trusted&1 != 0 {
+			l.TPM = &tpm.Trust{Keys: []tpm.EnrolledKey{{}}}
+		}
+		if trusted&2 != 0 {
+			l.EATKeys = localEAT(t).EATKeys
+		}
+		if trusted&4 != 0 {
+			l.WrapperKeys = []crypto.PublicKey{wrapperKey.Public()}
+		}
+		for _, kind := range kinds {
+			hello := &attestext.EvidenceHello{Nonce: nonce}
+			for _, f := range l.Formats(kind) {
+				hello.Types = append(hello.Types, attestext.EvidenceType{Kind: kind, Format: f})
+			}
+			if _, err := hello.Marshal(); err != nil {
+				t.Errorf("%03b, %v: %v", trusted, kind, err)
+			}
+		}
 	}
 }
 

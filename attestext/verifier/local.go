@@ -108,7 +108,8 @@ const opAppraise = "appraise evidence"
 // Formats lists what Appraise reads: a TSM report in CBOR, in JSON and under its
 // older name, a TPM quote where keys of TPMs are trusted, a bundle, and an EAT where
 // EATKeys are set. The last two alone can stand in place of a certificate. Where WrapperKeys
-// are set, signed wrappers with any of these come last.
+// are set, signed wrappers with any of these come last. A list that is offered has room for
+// 255 bytes, so that the older name is left out beside both TPM quotes and EATs.
 func (l *Local) Formats(kind attestext.CredentialKind) []attestext.EvidenceFormat {
 	named := []attestext.EvidenceFormat{eat.BundleFormat} // which name the TLS key
 	if len(l.EATKeys) != 0 {
@@ -117,10 +118,9 @@ func (l *Local) Formats(kind attestext.CredentialKind) []attestext.EvidenceForma
 	if kind == attestext.AttestationOnly {
 		return l.signedFormats(named)
 	}
-	formats := []attestext.EvidenceFormat{
-		tsm.FormatCBOR,
-		tsm.FormatJSON,
-		{MediaType: tsm.MediaTypeConfigfsJSON},
+	formats := []attestext.EvidenceFormat{tsm.FormatCBOR, tsm.FormatJSON}
+	if l.TPM.Empty() || len(l.EATKeys) == 0 {
+		formats = append(formats, attestext.EvidenceFormat{MediaType: tsm.MediaTypeConfigfsJSON})
 	}
 	if !l.TPM.Empty() {
 		formats = append(formats, tpm.Format)
@@ -131,10 +131,10 @@ func (l *Local) Formats(kind attestext.CredentialKind) []attestext.EvidenceForma
 // Appraise appraises ev as the Attester of this module makes it.
 //
 // Evidence beside a certificate is a report whose quote carries
-// expected.ReportData(), a bundle, or an EAT whose nonce is expected.Value() and whose cnf is
-// expected.SPKI. Evidence in place of a certificate must be a bundle or an EAT, since a quote by itself names no key: its token must carry
-// expected.Value(), its quote the hash of the key that signed the token, and the
-// Appraisal names the token's key. With a certificate, that key must be the
+// expected.ReportData(), a bundle, or an EAT. Evidence in place of a certificate must
+// be a bundle or an EAT, since a quote by itself names no key: the token must carry
+// expected.Value(), the quote of a bundle the hash of the key that signed the token, and
+// the Appraisal names the token's key. With a certificate, that key must be the
 // certificate's.
 //
 // The classes of errors are those of the packages underneath:

@@ -227,7 +227,7 @@ func (f *connFlags) attestation(s *setup) error {
 
 // attester returns what --attest names, or nil.
 func (f *connFlags) attester(s *setup, name string, formats []attestext.EvidenceFormat) (attestext.Attester, error) {
-	const hint = "it can be softtee:tdx, softtee:snp, configfs, tpm:PATH, exec:COMMAND or results:FILE"
+	const hint = "it can be softtee:tdx, softtee:snp, softtee:eat, configfs, tpm:PATH, exec:COMMAND or results:FILE"
 	scheme, rest, _ := strings.Cut(name, ":")
 	switch {
 	case name == "":
@@ -240,6 +240,8 @@ func (f *connFlags) attester(s *setup, name string, formats []attestext.Evidence
 		return f.quoting(s, q, formats)
 	case name == "softtee:snp":
 		return f.quoting(s, softtee.NewSNP(nil), formats)
+	case name == "softtee:eat":
+		return f.narrowed(softtee.NewEAT(nil).Attester(), formats)
 	case name == "configfs":
 		q, err := configfs.New()
 		if err != nil {

@@ -18,11 +18,13 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/attestedtls/atls/attestext"
 	"github.com/attestedtls/atls/attestext/attester"
 	"github.com/attestedtls/atls/attestext/cmw"
+	"github.com/attestedtls/atls/attestext/eat"
 	"github.com/attestedtls/atls/attestext/policy"
 	"github.com/attestedtls/atls/attestext/results"
 	"github.com/attestedtls/atls/attestext/softtee"
@@ -176,13 +178,25 @@ func demoFiles(now time.Time) ([]demoFile, error) {
 	if err != nil {
 		return nil, err
 	}
+	platform := softtee.NewEAT(nil)
+	eatEvidence, err := platform.Attester().Attest(context.Background(), &attestext.AttestRequest{
+		Type: attestext.EvidenceType{Kind: attestext.CertAttestation, Format: eat.TokenFormats()[0]},
+		Challenge: &attestext.Challenge{
+			Role: attestext.RoleServer, Kind: attestext.CertAttestation, SPKI: p.server.Leaf.RawSubjectPublicKeyInfo,
+			Nonce: sampleData(), Binder: sampleData(),
+		},
+	})
+	if err != nil {
+		return nil, err
+	}
+	roots := slices.Concat(softtee.RootsPEM(), softtee.SNPRootsPEM(), platform.KeyPEM())
 	return []demoFile{
 		{"cert.pem", "the server's certificate, for localhost", false, certPEM(p.server.Certificate[0])},
 		{"key.pem", "its key", true, serverKey},
 		{"ca.pem", "the authority of both certificates", false, certPEM(p.ca.Raw)},
 		{"client-cert.pem", "a client's certificate", false, certPEM(p.client.Certificate[0])},
 		{"client-key.pem", "its key", true, clientKey},
-		{"trust-roots.pem", "the roots of the software TEEs (insecure: trusting them is trusting everybody)", false, append(softtee.RootsPEM(), softtee.SNPRootsPEM()...)},
+		{"trust-roots.pem", "the roots of the software TEEs (insecure: trusting them is trusting everybody)", false, roots},
 		{"collateral.json", "what their pretended manufacturers say of their platforms, for a year", false, collateral},
 		{"policy.json", "the measurements that are acceptable", false, reference},
 		{"results.json", "a result about the server that a software verifier gave, good for a day (passport)", false, serverResult},
@@ -191,6 +205,7 @@ func demoFiles(now time.Time) ([]demoFile, error) {
 		{"quote.bin", "a TDX quote of the software TEE", false, quote},
 		{"evidence.cmw", "the same quote as it travels: in a TSM report, in a CMW", false, evidence},
 		{"snp-evidence.cmw", "the same for SEV-SNP, with its certificates", false, snpEvidence},
+		{"eat-evidence.cmw", "an EAT of a software platform over the server's key, in a CMW", false, eatEvidence},
 	}, nil
 }
 
@@ -203,7 +218,7 @@ func demoResult(issuer *softtee.ResultsIssuer, cert *x509.Certificate, now time.
 	return results.MarshalHeld([]results.Held{{Verifier: issuer.Identity(), Result: r}})
 }
 
-// demoPolicy returns a policy that accepts what either software TEE is by default.
+// demoPolicy returns a policy that accepts what each software TEE is by default.
 func demoPolicy() ([]byte, error) {
 	t, err := policy.Parse(softtee.Policy())
 	if err != nil {
@@ -213,15 +228,24 @@ func demoPolicy() ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	b, err := json.MarshalIndent(&policy.Policy{TDX: t.TDX, SNP: s.SNP}, "", "  ")
+	e, err := policy.Parse(softtee.EATPolicy())
+	if err != nil {
+		return nil, err
+	}
+	b, err := json.MarshalIndent(&policy.Policy{TDX: t.TDX, SNP: s.SNP, EAT: e.EAT}, "", "  ")
 	return append(b, '\n'), err
 }
 
-// sampleEvidence returns a quote over a fixed string, and the wrapper with it.
+// sampleData is what samples are about.
+func sampleData() []byte {
+	sum := sha256.Sum256([]byte("atls demo"))
+	return sum[:]
+}
+
+// sampleEvidence returns a quote over sampleData, and the wrapper with it.
 func sampleEvidence(tee attester.Quoter) (quote, evidence []byte, err error) {
 	var reportData [attestext.ReportDataSize]byte
-	sum := sha256.Sum256([]byte("atls demo"))
-	copy(reportData[:], sum[:])
+	copy(reportData[:], sampleData())
 	r, err := tee.Report(context.Background(), reportData)
 	if err != nil {
 		return nil, nil, err

@@ -51,11 +51,12 @@ Flags:
     --peer-attested-key         accept that of the peer (with --verify)
     --binding RULE              hardened (default) or draft-08; alike on both ends
     --attest TEE                attest to the peer: configfs (the TEE that this machine
-                                is, TDX or SEV-SNP), softtee:tdx or softtee:snp (which
-                                prove nothing, and are for trying things out), tpm or
-                                tpm:PATH (a TPM 2.0, or the socket of swtpm; see "atls
-                                help tpm-enroll"), exec:COMMAND, or results:FILE, which
-                                presents what a verifier said before (passport)
+                                is, TDX or SEV-SNP), softtee:tdx, softtee:snp or
+                                softtee:eat (which prove nothing, and are for trying
+                                things out), tpm or tpm:PATH (a TPM 2.0, or the socket of
+                                swtpm; see "atls help tpm-enroll"), exec:COMMAND, or
+                                results:FILE, which presents what a verifier said before
+                                (passport)
     --key-tier AGE              one quote, AGE old at most, such as 10m, attests a key, and
                                 the key session after session; there is another quote at
                                 half of that. A peer accepts it if its policy says so:
@@ -88,8 +89,10 @@ Flags:
     --trust-roots FILE          roots of the peer's TEE in PEM (default Intel's and
                                 AMD's). One file may hold those of both; a TEE that
                                 has none in it is not trusted. Blocks TPM ENROLLED KEY and
-                                TPM AK ROOT CERTIFICATE are for TPMs, and PUBLIC KEY for
-                                signers of wrappers. With --verify results the
+                                TPM AK ROOT CERTIFICATE are for TPMs, PUBLIC KEY for
+                                signers of wrappers, and EAT PUBLIC KEY for signers of
+                                EATs, with a header Key-ID, in hexadecimal, where their
+                                EATs have to name the key (kid). With --verify results the
                                 keys of verifiers, in JSON, or in PEM or as a JWK
                                 with one --verifier-id; with --verify veraison the service's
                                 key, in PEM or as a JWK (default its own word)
@@ -306,8 +309,8 @@ func (f *connFlags) check() error {
 		return usagef("other TEEs have no such log", "--event-log is for --attest configfs and softtee:tdx")
 	case f.keyTier < 0, f.keyTier > 0 && f.keyTier < time.Second:
 		return usagef("for example 10m", "--key-tier must be a second at least")
-	case f.keyTier > 0 && !f.attestsByQuote():
-		return usagef("a command decides by itself what it quotes, and a result is no quote", "--key-tier is for --attest of a TEE or a TPM")
+	case f.keyTier > 0 && (!f.attestsByQuote() || f.attest == "softtee:eat"):
+		return usagef("a command decides by itself what it quotes, and a result is no quote, nor is an EAT", "--key-tier is for --attest of a TEE or a TPM")
 	case f.keyTier > 0 && f.quotes.set():
 		return usagef("no connection waits for a quote of the key tier", "--key-tier goes with neither --quote-rate nor --quote-queue")
 	case f.wrapperKey != "" && !f.attestsByQuote():

@@ -49,6 +49,7 @@ const (
 	kindSigned     = "signed CMW"
 	kindCollateral = "collateral"
 	kindEAR        = "EAR"
+	kindEAT        = "EAT"
 	kindCOSE       = "COSE_Sign1"
 	kindJWS        = "JWS"
 	kindCapture    = "captured handshake"
@@ -114,6 +115,7 @@ type document struct {
 	wrapper    *signed.Message
 	collateral *verifier.Local // that has collateral and nothing else
 	ear        *ear.Claims
+	eat        *eat.Token
 	signed     *node // what can be shown and not appraised
 	handshake  *handshake
 	data       []byte
@@ -204,6 +206,10 @@ func detect(data []byte) (*document, error) {
 		d.kind = kindCMW
 		return d, nil
 	}
+	if d.eat = parseEAT(d.data); d.eat != nil {
+		d.kind = kindEAT
+		return d, nil
+	}
 	if d.signed = coseTree(d.data); d.signed != nil {
 		d.kind = kindCOSE
 		return d, nil
@@ -246,6 +252,8 @@ func (d *document) tree() *node {
 		return n
 	case kindEAR:
 		return earTree(d.ear)
+	case kindEAT:
+		return eatTree(d.eat)
 	case kindCOSE, kindJWS:
 		return d.signed
 	case kindCapture:
@@ -433,6 +441,8 @@ func valueTree(r *cmw.Record) *node {
 		} else if t := jwsTree(r.Value); t != nil {
 			n.add(t)
 		}
+	} else if t := parseEAT(r.Value); t != nil {
+		n.add(eatTree(t))
 	} else if t := coseTree(r.Value); t != nil {
 		n.add(t)
 	}

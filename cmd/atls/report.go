@@ -338,7 +338,7 @@ func (r *report) text(w io.Writer) {
 		if tier, ok := r.Peer.Claims["platform_evidence_tier"]; ok {
 			fmt.Fprintf(w, "  quote          %s, %s\n", printable(tier), printable(r.Peer.Claims["platform_evidence_age"]))
 		}
-		for _, name := range []string{"mrtd", "tcb_status", "advisory_ids", "measurement", "debug"} {
+		for _, name := range []string{"mrtd", "tcb_status", "advisory_ids", "measurement", "measurements", "debug", "debug_status"} {
 			if v, ok := r.Peer.Claims[name]; ok {
 				fmt.Fprintf(w, "  %-14s %s\n", name, printable(v))
 			}

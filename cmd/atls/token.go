@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"crypto"
+	"crypto/sha256"
 	"encoding/base64"
 	"encoding/hex"
 	"fmt"
@@ -138,6 +139,61 @@ func coseTree(b []byte) *node {
 		leaf("payload", diagnose(m.Payload)), leaf("signature", sizeOf(m.Signature)))
 	if kat, err := eat.VerifyKAT(b); err == nil {
 		n.add(katTree(kat))
+	}
+	return n
+}
+
+// parseEAT returns the EAT in b, or nil if there is none. A KAT is for coseTree.
+func parseEAT(b []byte) *eat.Token {
+	if _, err := eat.VerifyKAT(b); err == nil {
+		return nil
+	}
+	t, err := eat.ParseToken(b)
+	if err != nil {
+		return nil
+	}
+	return t
+}
+
+// eatTree describes an EAT, which nobody has verified. Claims are under the names of the
+// RFC, and those that a policy can compare by number alone as they are encoded.
+func eatTree(t *eat.Token) *node {
+	n := branch(kindEAT, nil, leaf("algorithm", t.Algorithm))
+	optional := func(name, value string) {
+		if value != "" {
+			n.add(leaf(name, value))
+		}
+	}
+	when := func(name string, at time.Time) {
+		if !at.IsZero() {
+			n.add(leaf(name, at.Format(time.RFC3339)))
+		}
+	}
+	if t.KeyID != nil {
+		n.add(leaf("key ID", fmt.Sprintf("%q", t.KeyID)))
+	}
+	n.add(leaf("eat_nonce", hex.EncodeToString(t.Nonce)))
+	optional("cnf (SPKI)", hex.EncodeToString(t.Confirmation))
+	optional("eat_profile", t.Profile)
+	optional("ueid", hex.EncodeToString(t.UEID))
+	optional("oemid", t.OEMID)
+	optional("hwmodel", hex.EncodeToString(t.HWModel))
+	optional("dbgstat", t.DebugStatus.String())
+	when("iat", t.IssuedAt)
+	when("nbf", t.NotBefore)
+	when("exp", t.Expires)
+	if t.Measurements != nil {
+		n.add(branch("measurements", diagnose(t.Measurements), leaf("SHA-256", fmt.Sprintf("%x", sha256.Sum256(t.Measurements)))))
+	}
+	if t.Submods != nil {
+		n.add(branch("submods, which nobody appraises", diagnose(t.Submods)))
+	}
+	if len(t.Other) != 0 {
+		other := branch("other claims", nil)
+		for _, c := range t.Other {
+			other.add(branch(c.String(), diagnose(c.Value), leaf("encoded", hex.EncodeToString(c.Value))))
+		}
+		n.add(other)
 	}
 	return n
 }

@@ -26,8 +26,8 @@ const verifyUsage = `Usage:
     atls verify FILE [FLAGS]
 
 Appraises the evidence in FILE, or in standard input if it is "-": a TDX quote, an
-SEV-SNP report, a TSM report with the one or the other, a TPM quote, a CMW, signed or
-not, that holds one or a bundle of a KAT and a PAT, an EAR, or a handshake that
+SEV-SNP report, a TSM report with the one or the other, a TPM quote, an EAT, a CMW,
+signed or not, that holds one or a bundle of a KAT and a PAT, an EAR, or a handshake that
 "atls dial --capture" has written. It goes to no network but that of --collateral-endpoint.
 
 Examples:
@@ -39,8 +39,8 @@ Examples:
 Flags:
     --trust-roots FILE             roots of the TEE in PEM (default Intel's and AMD's);
                                    one file may hold those of both, and blocks PUBLIC
-                                   KEY of who signs wrappers. For an EAR, the key
-                                   of its verifier, in PEM or as a JWK, or trusted
+                                   KEY of who signs wrappers and EAT PUBLIC KEY of who
+                                   signs EATs. For an EAR, the key of its verifier, in PEM or as a JWK, or trusted
                                    verifiers in JSON
     --collateral FILE              what the manufacturer says of its platforms, JSON;
                                    what is AMD's, revocation lists and certificates
@@ -166,7 +166,7 @@ func (f *verifyFlags) appraiser(result bool) (*appraiser, error) {
 		case f.collateral+f.collateralEndpoint != "":
 			return nil, usagef("give one of them", "--collateral or --collateral-endpoint, and --insecure-skip-collateral")
 		case local.Policy == nil:
-			local.Policy = &policy.Policy{TDX: &policy.TDXPolicy{}, SNP: &policy.SNPPolicy{}, TPM: &policy.TPMPolicy{}}
+			local.Policy = &policy.Policy{TDX: &policy.TDXPolicy{}, SNP: &policy.SNPPolicy{}, TPM: &policy.TPMPolicy{}, EAT: &policy.EATPolicy{}}
 		}
 		if local.Policy.TDX != nil {
 			local.Policy.TDX.InsecureSkipCollateral = true
@@ -282,6 +282,13 @@ func (a *appraiser) appraise(ctx context.Context, d *document, o *outcome) error
 		return a.appraiseResult(d.data, nil, o)
 	case d.signed != nil:
 		return attestext.Errorf(attestext.ErrWrongType, "appraise evidence", "a %s by itself does not say on which platform it was made", d.kind)
+	case d.kind == kindEAT:
+		record := &cmw.Record{Format: eat.TokenFormats()[0], Value: d.data}
+		b, err := record.CBOR()
+		if err != nil {
+			return err
+		}
+		d = &document{kind: kindCMW, cmw: &cmw.CMW{Form: cmw.CBORRecord, Record: record}, data: b}
 	}
 	if a.challenge != nil && d.kind == kindCMW {
 		return a.appraiseBound(ctx, d.data, o)
@@ -296,8 +303,14 @@ func (a *appraiser) appraise(ctx context.Context, d *document, o *outcome) error
 		}
 		d = &document{kind: kindCMW, cmw: d.wrapper.CMW, data: v.Payload()}
 	}
-	if w, err := cmw.Parse(d.data); d.kind == kindCMW && err == nil && w.Collection != nil && a.reportData != nil {
-		return usagef("give the challenge, with --nonce, --binder and --spki", "--report-data is for a report, and this is a bundle, whose report data is the same for every session")
+	if d.kind == kindCMW && a.reportData != nil {
+		const hint = "give the challenge, with --nonce, --binder and --spki"
+		if d.cmw.Collection != nil {
+			return usagef(hint, "--report-data is for a report, and this is a bundle, whose report data is the same for every session")
+		}
+		if eat.IsToken(d.cmw.Record.Format) {
+			return usagef(hint, "--report-data is for a report, and this is an EAT, which has a nonce")
+		}
 	}
 	if a.challenge != nil && a.challenge.Kind == attestext.AttestationOnly {
 		return attestext.Errorf(attestext.ErrWrongType, "check binding", "a report by itself names no key; attestation-only wants it in a bundle")
