@@ -184,8 +184,8 @@ func New(conf *Config) (*Source, error) {
 		},
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
-	s.tdx = newStore(s, "tdx", (*tdx.Collateral).OlderThan)
-	s.snp = newStore(s, "snp", (*sevsnp.Collateral).OlderThan)
+	s.tdx = newStore(s, "tdx", (*tdx.Collateral).Editions)
+	s.snp = newStore(s, "snp", (*sevsnp.Collateral).Editions)
 	return s, nil
 }
 

@@ -103,7 +103,7 @@ func (s *service) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	chain := func(header, name string) { w.Header().Set(header, escape(m[name])) }
 	switch r.URL.RequestURI() {
-	case "/tdx/certification/v4/tcb?fmspc=" + fmspc:
+	case "/tdx/certification/v4/tcb?fmspc=" + fmspc, "/tdx/certification/v4/tcb?fmspc=" + c.FMSPC():
 		chain("TCB-Info-Issuer-Chain", "tcb_info_issuer_chain")
 		fmt.Fprintf(w, `{"tcbInfo":%s,"signature":"%s"}`, m["tcb_info"], m["tcb_info_signature"])
 	case "/tdx/certification/v4/qe/identity":
@@ -443,6 +443,96 @@ func TestNoPartOfCollateralGoesBack(t *testing.T) {
 		if got, err := src.TDX(t.Context(), fmspc, nil); err != nil || got != kept {
 			t.Errorf("%s went back: %v", part, err)
 		}
+	}
+}
+
+// What is remembered of each part is remembered whichever platforms it was fetched for, and
+// though what it came with has been forgotten: QE identity and revocation lists are the
+// same for all families, and TCB info is not.
+func TestNoPartGoesBackThroughAnotherFamily(t *testing.T) {
+	other := [6]byte{1, 2, 3, 4, 5, 6}
+	for path, name := range map[string]string{
+		"/qe/identity": "QE identity", "/pckcrl": "Intel SGX PCK Platform CA", "/rootcacrl": "Intel SGX Root CA", "/tcb": "",
+	} {
+		s, older := newService(t), newService(t)
+		older.tdx = softtee.CollateralOptions{Now: testTime.Add(-time.Minute), FMSPC: &other}
+		src := source(t, s, newClock(), nil, nil)
+		if _, err := src.TDX(t.Context(), fmspc, nil); err != nil {
+			t.Fatal(err)
+		}
+		s.set(func(s *service) {
+			s.tdx.FMSPC = &other
+			s.first = func(w http.ResponseWriter, r *http.Request) bool {
+				is := strings.HasSuffix(r.URL.Path, path)
+				if is {
+					older.ServeHTTP(w, r)
+				}
+				return is
+			}
+		})
+		_, err := src.TDX(t.Context(), hex.EncodeToString(other[:]), nil)
+		if name == "" && err != nil || name != "" && (err == nil || !strings.Contains(err.Error(), name) || !strings.Contains(err.Error(), "is older")) {
+			t.Errorf("%s: %v", path, err)
+		}
+	}
+	for _, tt := range []struct {
+		name string
+		// before is fetched for one family, and then after for another or the same one.
+		before, after softtee.CollateralOptions
+		part          string // that is said to be older; nothing: it is accepted
+	}{
+		{"TCB info of another family", softtee.CollateralOptions{TCBEvaluation: 16}, softtee.CollateralOptions{FMSPC: &other}, ""},
+		{"tcbEvaluationDataNumber of TCB info", softtee.CollateralOptions{TCBEvaluation: 16},
+			softtee.CollateralOptions{Now: testTime.Add(time.Minute)}, "TCB info of FMSPC " + fmspc + " (tcbEvaluationDataNumber)"},
+		{"tcbEvaluationDataNumber of QE identity", softtee.CollateralOptions{QEEvaluation: 16},
+			softtee.CollateralOptions{Now: testTime.Add(time.Minute), FMSPC: &other}, "QE identity (tcbEvaluationDataNumber)"},
+		{"newer", softtee.CollateralOptions{}, softtee.CollateralOptions{Now: testTime.Add(time.Minute), TCBEvaluation: 16, QEEvaluation: 16}, ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			s, clk := newService(t), newClock()
+			src := source(t, s, clk, nil, func(c *collateral.Config) { c.MaxEntries = 1 })
+			fetch := func(o softtee.CollateralOptions) error {
+				family := fmspc
+				if o.FMSPC != nil {
+					family = hex.EncodeToString(o.FMSPC[:])
+				}
+				if o.Now.IsZero() {
+					o.Now = testTime
+				}
+				s.set(func(s *service) { s.tdx = o })
+				src.TDX(t.Context(), "000000000000", nil) // has the other one forgotten
+				_, err := src.TDX(t.Context(), family, nil)
+				return err
+			}
+			if err := fetch(tt.before); err != nil {
+				t.Fatal(err)
+			}
+			clk.on(2 * time.Minute)
+			err := fetch(tt.after)
+			if tt.part == "" && err != nil || tt.part != "" && (!errors.Is(err, attestext.ErrUnavailable) || !strings.Contains(err.Error(), tt.part+" is older")) {
+				t.Errorf("got %v, want it to say %q", err, tt.part)
+			}
+		})
+	}
+}
+
+// A revocation list of AMD's is that of all chips of a line.
+func TestRevocationListOfAMDDoesNotGoBackThroughAnotherChip(t *testing.T) {
+	s, clk, ev := newService(t), newClock(), newEvents()
+	src := source(t, s, clk, ev, func(c *collateral.Config) { c.SNP.FetchVCEK = true })
+	guest := softtee.NewSNP(nil)
+	r := guestReport(guest)
+	if _, err := src.SNP(t.Context(), r, guest.Certificates(), nil); err != nil {
+		t.Fatal(err)
+	}
+	s.set(func(s *service) { s.snp.Now, s.snp.NextUpdate = testTime.Add(-time.Minute), testTime.AddDate(0, 0, 20) })
+	if _, err := src.SNP(t.Context(), r, nil, nil); !errors.Is(err, attestext.ErrUnavailable) || !strings.Contains(err.Error(), "revocation list for VCEKs by ARK-Milan is older") {
+		t.Errorf("for a chip by itself: %v", err)
+	}
+	// The list for VLEKs is another one.
+	vlek := softtee.NewSNP(&softtee.SNPOptions{VLEK: true})
+	if _, err := src.SNP(t.Context(), guestReport(vlek), vlek.Certificates(), nil); err != nil {
+		t.Errorf("for a VLEK: %v", err)
 	}
 }
 

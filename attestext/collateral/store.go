@@ -3,6 +3,8 @@ package collateral
 import (
 	"container/list"
 	"context"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -11,13 +13,17 @@ import (
 
 // A store keeps one kind of collateral by key, and fetches each at most once at a time.
 type store[T any] struct {
-	s     *Source
-	tee   string
-	older func(v, than T) bool // v was issued before than
+	s        *Source
+	tee      string
+	editions func(T) map[string]int64 // numbers that do not go down, by the name of a part
 
 	mu    sync.Mutex
 	items map[string]*item[T]
 	order *list.List // of keys; the front was used last
+	// newest has the highest edition of each part that was fetched, under whatever key.
+	// Nothing is forgotten: only what manufacturers have signed is here, and they name few
+	// parts.
+	newest map[string]int64
 }
 
 // An item is what is known for one key.
@@ -40,8 +46,20 @@ type flight struct {
 	err  error // once done is closed
 }
 
-func newStore[T any](s *Source, tee string, older func(v, than T) bool) *store[T] {
-	return &store[T]{s: s, tee: tee, older: older, items: make(map[string]*item[T]), order: list.New()}
+func newStore[T any](s *Source, tee string, editions func(T) map[string]int64) *store[T] {
+	return &store[T]{s: s, tee: tee, editions: editions, items: make(map[string]*item[T]), order: list.New(), newest: make(map[string]int64)}
+}
+
+// advance remembers the editions of what was fetched, unless one of its parts is older
+// than one of the same name that was fetched before. st.mu is held.
+func (st *store[T]) advance(editions map[string]int64) error {
+	for _, part := range slices.Sorted(maps.Keys(editions)) {
+		if newest, ok := st.newest[part]; ok && editions[part] < newest {
+			return unavailable("%s is older than one that was fetched before", part)
+		}
+	}
+	maps.Copy(st.newest, editions)
+	return nil
 }
 
 // A fetchFunc fetches a value and says when it expires.
@@ -158,8 +176,8 @@ func (st *store[T]) start(it *item[T], key string, fetch fetchFunc[T]) bool {
 		now := st.s.conf.Now()
 		st.mu.Lock()
 		it.flight = nil
-		if err == nil && it.have && st.older(v, it.value) {
-			err = unavailable("what was fetched for %s is older than what there is", key)
+		if err == nil {
+			err = st.advance(st.editions(v))
 		}
 		outcome := Fetched
 		if err != nil {

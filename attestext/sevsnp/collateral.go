@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
+	"fmt"
 	"slices"
 	"time"
 
@@ -142,20 +143,19 @@ func (c *Collateral) NextUpdate() time.Time {
 	return revocation.NextUpdate(slices.Concat(c.vcekCRLs, c.vlekCRLs)...)
 }
 
-// OlderThan reports whether c lacks a revocation list that d has, or has only one by the
-// same issuer that was issued earlier.
-func (c *Collateral) OlderThan(d *Collateral) bool {
-	older := func(lists, than []*x509.RevocationList) bool {
-		for _, l := range than {
-			if !slices.ContainsFunc(lists, func(m *x509.RevocationList) bool {
-				return bytes.Equal(m.RawIssuer, l.RawIssuer) && !m.ThisUpdate.Before(l.ThisUpdate)
-			}) {
-				return true
-			}
+// Editions returns, for each revocation list by name, when it was issued in seconds since
+// 1970, which does not go down from one list of that name to the next.
+func (c *Collateral) Editions() map[string]int64 {
+	editions := make(map[string]int64)
+	add := func(key SigningKey, lists []*x509.RevocationList) {
+		for _, l := range lists {
+			name := fmt.Sprintf("revocation list for %vs by %s", key, l.Issuer.CommonName)
+			editions[name] = max(editions[name], l.ThisUpdate.Unix())
 		}
-		return false
 	}
-	return older(c.vcekCRLs, d.vcekCRLs) || older(c.vlekCRLs, d.vlekCRLs)
+	add(VCEK, c.vcekCRLs)
+	add(VLEK, c.vlekCRLs)
+	return editions
 }
 
 // crls returns the lists for reports that key signs.

@@ -1,6 +1,7 @@
 package softtee
 
 import (
+	"cmp"
 	"context"
 	"crypto/ecdsa"
 	"crypto/sha256"
@@ -384,6 +385,10 @@ type CollateralOptions struct {
 
 	// FMSPC makes it the collateral of another family of platforms.
 	FMSPC *[6]byte
+
+	// TCBEvaluation is the tcbEvaluationDataNumber of TCB info, and QEEvaluation that of
+	// the QE identity; zero means 15.
+	TCBEvaluation, QEEvaluation int
 }
 
 const collateralLifetime = 30 * 24 * time.Hour
@@ -416,7 +421,11 @@ func (t *TDX) Collateral(o *CollateralOptions) (*tdx.Collateral, error) {
 		}
 		return s + "]"
 	}
-	dates := fmt.Sprintf(`"issueDate":%q,"nextUpdate":%q,"tcbEvaluationDataNumber":15`, now.Format(time.RFC3339), next.Format(time.RFC3339))
+	dates := func(evaluation int) string {
+		const standard = 15
+		return fmt.Sprintf(`"issueDate":%q,"nextUpdate":%q,"tcbEvaluationDataNumber":%d`,
+			now.Format(time.RFC3339), next.Format(time.RFC3339), cmp.Or(evaluation, standard))
+	}
 	if o.TCBDate.IsZero() {
 		o = new(*o)
 		o.TCBDate = time.Date(2024, 1, 1, 0, 0, 0, 0, time.UTC)
@@ -445,12 +454,12 @@ func (t *TDX) Collateral(o *CollateralOptions) (*tdx.Collateral, error) {
 	module := fmt.Sprintf(`"mrsigner":"%x","attributes":"%x","attributesMask":"ffffffffffffffff"`, tdx.Measurement{}, [tdx.AttributesSize]byte{})
 	tcbInfo := fmt.Sprintf(`{"id":"TDX","version":3,%s,"fmspc":"%x","pceId":"%x","tcbType":0,"tdxModule":{%s},`+
 		`"tdxModuleIdentities":[{"id":"TDX_01",%s,"tcbLevels":[%s]}],"tcbLevels":[%s]}`,
-		dates, fmspc, platformPCEID, module, module,
+		dates(o.TCBEvaluation), fmspc, platformPCEID, module, module,
 		level(fmt.Sprintf(`"isvsvn":%d`, defaultTeeTcbSvn[0]), o.TCBDate, o.ModuleStatus, o.ModuleAdvisories), levels)
 	qeIdentity := fmt.Sprintf(`{"id":"TD_QE","version":2,%s,"miscselect":"00000000","miscselectMask":"ffffffff",`+
 		`"attributes":"11000000000000000000000000000000","attributesMask":"fbffffffffffffff0000000000000000",`+
 		`"mrsigner":"%x","isvprodid":%d,"tcbLevels":[%s]}`,
-		dates, qeMRSIGNER, qeISVProdID, level(fmt.Sprintf(`"isvsvn":%d`, qeISVSVN), o.TCBDate, o.QEStatus, o.QEAdvisories))
+		dates(o.QEEvaluation), qeMRSIGNER, qeISVProdID, level(fmt.Sprintf(`"isvsvn":%d`, qeISVSVN), o.TCBDate, o.QEStatus, o.QEAdvisories))
 
 	signed := func(name, body string) []byte {
 		return fmt.Appendf(nil, `{%q:%s,"signature":%q}`, name, body, hex.EncodeToString(sign(p.tcbSigning.key, []byte(body))))

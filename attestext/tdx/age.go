@@ -10,10 +10,22 @@ func (c *Collateral) Issued() time.Time {
 	return earliest(earliest(c.tcb.IssueDate, c.qe.IssueDate), c.pckList.ThisUpdate)
 }
 
-// OlderThan reports whether any part of c, the list of the root included, was issued
-// before the same part of d. One new part makes up for no old one: a revocation list
-// from before a revocation is as good as none, whatever it comes with.
-func (c *Collateral) OlderThan(d *Collateral) bool {
-	return c.tcb.IssueDate.Before(d.tcb.IssueDate) || c.qe.IssueDate.Before(d.qe.IssueDate) ||
-		c.pckList.ThisUpdate.Before(d.pckList.ThisUpdate) || c.rootList.ThisUpdate.Before(d.rootList.ThisUpdate)
+// Editions returns, for each part of c by name, numbers that do not go down from one part
+// of that name that Intel issues to the next: when it was issued, in seconds since 1970,
+// and its tcbEvaluationDataNumber. TCB info is of one family of platforms; the other parts
+// are the same for all.
+//
+// One new part makes up for no old one: a revocation list from before a revocation is as
+// good as none, whatever it comes with. Intel goes on issuing TCB info under the numbers
+// before the current one, which calls platforms up to date that are so no more.
+func (c *Collateral) Editions() map[string]int64 {
+	tcb, qe := "TCB info of FMSPC "+c.fmspc, "QE identity"
+	return map[string]int64{
+		tcb:                                c.tcb.IssueDate.Unix(),
+		tcb + " (tcbEvaluationDataNumber)": int64(c.tcb.TcbEvaluationDataNumber),
+		qe:                                 c.qe.IssueDate.Unix(),
+		qe + " (tcbEvaluationDataNumber)":  int64(c.qe.TcbEvaluationDataNumber),
+		"revocation list by " + c.pckList.Issuer.String():  c.pckList.ThisUpdate.Unix(),
+		"revocation list by " + c.rootList.Issuer.String(): c.rootList.ThisUpdate.Unix(),
+	}
 }
