@@ -3,7 +3,7 @@
 // that covers an epoch ID was made after that time.
 //
 // With one, evidence can be dated without trusting the clock of the machine that made
-// it, which the host sets at will: an attester fetches an ID with [Issuer.ID], has it
+// it, which the host sets at will: an attester gets an ID by a [Client], has it
 // quoted beside its key (see [attester.KeyTier]), and a relying party that trusts the
 // issuer's key knows how old the quote is at most ([Keys.Issued]). The issuer learns
 // nothing of either, and all it can do wrong is to date an ID in the future of when
@@ -13,7 +13,9 @@ package epoch
 import (
 	"crypto/ed25519"
 	"crypto/rand"
+	"crypto/x509"
 	"encoding/binary"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"time"
@@ -70,12 +72,43 @@ func (i *Issuer) ID() []byte {
 // Public returns the key that verifies the IDs.
 func (i *Issuer) Public() ed25519.PublicKey { return i.key.Public().(ed25519.PublicKey) }
 
+// PEMType is the type of PEM blocks that hold an issuer's key, as a DER
+// SubjectPublicKeyInfo. It is not PUBLIC KEY, so that a key that is trusted with the time
+// is trusted with nothing else.
+const PEMType = "EPOCH ISSUER KEY"
+
+// MarshalPEM returns a block with that key, which [Keys.AddPEM] reads.
+func (i *Issuer) MarshalPEM() []byte {
+	der, err := x509.MarshalPKIXPublicKey(i.Public())
+	if err != nil {
+		panic("epoch: " + err.Error()) // an Ed25519 key can be marshalled
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: PEMType, Bytes: der})
+}
+
 func toSign(b []byte) []byte {
 	return append(append([]byte(label), 0), b[:signedSize]...)
 }
 
 // Keys are those of the issuers that a relying party trusts.
 type Keys []ed25519.PublicKey
+
+// AddPEM adds what a block of type PEMType holds.
+func (k *Keys) AddPEM(block *pem.Block) error {
+	if block.Type != PEMType {
+		return fmt.Errorf("a PEM block %q is no %s", block.Type, PEMType)
+	}
+	key, err := x509.ParsePKIXPublicKey(block.Bytes)
+	if err != nil {
+		return fmt.Errorf("%s: %w", PEMType, err)
+	}
+	public, ok := key.(ed25519.PublicKey)
+	if !ok {
+		return fmt.Errorf("%s: epoch IDs are signed with Ed25519, not with a %T", PEMType, key)
+	}
+	*k = append(*k, public)
+	return nil
+}
 
 // Issued returns when the epoch of id began: id did not exist before. It fails unless
 // one of the keys signed id, and where that is more than [Leeway] after now.
@@ -90,13 +123,25 @@ func (k Keys) Issued(id []byte, now time.Time) (time.Time, error) {
 	if !signed {
 		return time.Time{}, errors.New("verify epoch ID: no trusted issuer signed it")
 	}
-	seconds := binary.BigEndian.Uint64(id)
-	if seconds > maxTime {
-		return time.Time{}, errors.New("verify epoch ID: its time is out of range")
+	t, err := Claimed(id)
+	if err != nil {
+		return time.Time{}, fmt.Errorf("verify epoch ID: %w", err)
 	}
-	t := time.Unix(int64(seconds), 0)
 	if t.After(now.Add(Leeway)) {
 		return time.Time{}, fmt.Errorf("verify epoch ID: it is of the future, %v", t.UTC())
 	}
 	return t, nil
+}
+
+// Claimed returns when the epoch of id began by its own word, for which nobody vouches;
+// see [Keys.Issued].
+func Claimed(id []byte) (time.Time, error) {
+	if len(id) != Size {
+		return time.Time{}, fmt.Errorf("%d bytes, want %d", len(id), Size)
+	}
+	seconds := binary.BigEndian.Uint64(id)
+	if seconds > maxTime {
+		return time.Time{}, errors.New("its time is out of range")
+	}
+	return time.Unix(int64(seconds), 0), nil
 }

@@ -2,7 +2,12 @@ package epoch_test
 
 import (
 	"bytes"
+	"crypto/ecdsa"
 	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
 	"testing"
 	"time"
 
@@ -71,6 +76,40 @@ func TestIDThatNobodyVouchesForIsRefused(t *testing.T) {
 	}
 	if _, err := epoch.NewIssuer(nil, nil); err == nil {
 		t.Error("no key accepted")
+	}
+}
+
+func TestKeysTravelInPEM(t *testing.T) {
+	i := issuer(t, key, start)
+	block, rest := pem.Decode(i.MarshalPEM())
+	if block == nil || len(rest) != 0 {
+		t.Fatal("no block, or more than one")
+	}
+	var keys epoch.Keys
+	if err := keys.AddPEM(block); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := keys.Issued(i.ID(), start); err != nil {
+		t.Error(err)
+	}
+	p256, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	der, err := x509.MarshalPKIXPublicKey(p256.Public())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, b := range map[string]*pem.Block{
+		"PUBLIC KEY":        {Type: "PUBLIC KEY", Bytes: block.Bytes},
+		"P-256":             {Type: epoch.PEMType, Bytes: der},
+		"nothing":           {Type: epoch.PEMType},
+		"a byte behind it":  {Type: epoch.PEMType, Bytes: append(bytes.Clone(block.Bytes), 0)},
+		"a byte is missing": {Type: epoch.PEMType, Bytes: block.Bytes[:len(block.Bytes)-1]},
+	} {
+		if err := keys.AddPEM(b); err == nil || len(keys) != 1 {
+			t.Errorf("%s: %v, %d keys", name, err, len(keys))
+		}
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"github.com/attestedtls/atls/attestext"
 	"github.com/attestedtls/atls/attestext/cmw/signed"
 	"github.com/attestedtls/atls/attestext/eat"
+	"github.com/attestedtls/atls/attestext/epoch"
 	"github.com/attestedtls/atls/attestext/sevsnp"
 	"github.com/attestedtls/atls/attestext/tdx"
 	"github.com/attestedtls/atls/attestext/tpm"
@@ -22,14 +23,16 @@ import (
 // PKI (ARK-Milan, and SEV-Milan and the like below it) are for SEV-SNP, and
 // all others for TDX. Blocks of the types that [tpm.Trust] reads are for TPMs. A TEE
 // that has nothing among them is not trusted at all: its roots come out empty, and
-// not as nil. Blocks PUBLIC KEY are for WrapperKeys, and those that [eat.ParseTokenKey]
-// reads for EATKeys.
+// not as nil. Blocks PUBLIC KEY are for WrapperKeys, those that [eat.ParseTokenKey]
+// reads for EATKeys, and blocks EPOCH ISSUER KEY for Epochs; these vouch for no evidence,
+// and are not enough by themselves.
 func (l *Local) SetRoots(data []byte) error {
 	intel, n := x509.NewCertPool(), 0
 	var amd []*x509.Certificate
 	tpms := &tpm.Trust{}
 	var signers []crypto.PublicKey
 	var tokenKeys []eat.TokenKey
+	var epochs epoch.Keys
 	for rest := data; ; {
 		var block *pem.Block
 		if block, rest = pem.Decode(rest); block == nil {
@@ -48,6 +51,11 @@ func (l *Local) SetRoots(data []byte) error {
 			}
 			tokenKeys = append(tokenKeys, k)
 			n++
+		}
+		if block.Type == epoch.PEMType {
+			if err := epochs.AddPEM(block); err != nil {
+				return fmt.Errorf("parse trusted roots: %w", err)
+			}
 		}
 		if block.Type == "PUBLIC KEY" {
 			k, err := x509.ParsePKIXPublicKey(block.Bytes)
@@ -74,13 +82,16 @@ func (l *Local) SetRoots(data []byte) error {
 		}
 	}
 	if n == 0 {
-		return errors.New("parse trusted roots: no certificate and no key")
+		return errors.New("parse trusted roots: no certificate and no key that vouches for evidence")
 	}
 	roots, err := sevsnp.NewRoots(amd...)
 	if err != nil {
 		return fmt.Errorf("parse trusted roots: %w", err)
 	}
-	l.TDXRoots, l.SNPRoots, l.TPM, l.EATKeys, l.WrapperKeys = intel, roots, nil, tokenKeys, signers
+	l.TDXRoots, l.SNPRoots, l.TPM, l.EATKeys, l.WrapperKeys, l.Epochs = intel, roots, nil, tokenKeys, signers, nil
+	if len(epochs) != 0 {
+		l.Epochs = epochs
+	}
 	if !tpms.Empty() {
 		l.TPM = tpms
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/ed25519"
+	"encoding/pem"
 	"errors"
 	"strings"
 	"sync"
@@ -119,6 +120,38 @@ func TestAgeOfAQuoteIsWhatTheIssuerShows(t *testing.T) {
 					t.Errorf("verdict %s, claims %v", r.Verdict(), r.Claims())
 				}
 			})
+		}
+	}
+}
+
+// TestRootsNameIssuersOfEpochs: whom to trust with the time is in the file of whom to trust
+// with evidence, and does not take the place of it.
+func TestRootsNameIssuersOfEpochs(t *testing.T) {
+	i := issuer(t, 1, testTime.Add(-time.Minute))
+	v := withPolicy(t, nil, func(p *policy.Policy) { p.MaxQuoteAge = policy.Duration(time.Hour) })
+	c := challenge(attestext.CertAttestation, attestext.BindingHardened)
+	ev := attest(t, keyTier(t, i), eat.BundleFormat, c)
+	for _, tt := range []struct {
+		roots []byte
+		say   string // of a refusal
+	}{
+		{append(softtee.RootsPEM(), i.MarshalPEM()...), ""},
+		{append(softtee.RootsPEM(), issuer(t, 2, testTime).MarshalPEM()...), "no trusted issuer signed it"},
+		{softtee.RootsPEM(), "trusts nobody to date it"}, // also where one was trusted before
+	} {
+		if err := v.SetRoots(tt.roots); err != nil {
+			t.Fatal(err)
+		}
+		_, err := appraise(v, ev, expected(c))
+		if tt.say != "" {
+			wantClass(t, err, attestext.ErrPolicy, tt.say)
+		} else if err != nil {
+			t.Error(err)
+		}
+	}
+	for _, bad := range [][]byte{i.MarshalPEM(), append(softtee.RootsPEM(), pem.EncodeToMemory(&pem.Block{Type: epoch.PEMType})...)} {
+		if err := v.SetRoots(bad); err == nil {
+			t.Errorf("accepted: %s", bad)
 		}
 	}
 }
