@@ -269,8 +269,7 @@ func (f *connFlags) quoting(s *setup, q attester.Quoter, formats []attestext.Evi
 	if f.keyTier == 0 {
 		return f.narrowed(attester.New(q), formats)
 	}
-	k, err := attester.NewKeyTier(q, f.keyTierOptions())
-	return f.tiered(s, k, err, formats)
+	return f.tiered(s, formats, func(o *attester.KeyTierOptions) (*attester.KeyTier, error) { return attester.NewKeyTier(q, o) })
 }
 
 // narrowed returns a, whose wrappers are signed if --wrapper-key says so, narrowed to

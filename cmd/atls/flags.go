@@ -61,6 +61,9 @@ Flags:
                                 the key session after session; there is another quote at
                                 half of that. A peer accepts it if its policy says so:
                                 docs/POLICY.md (with --attest of a TEE or a TPM)
+    --epoch-from URL            with --key-tier: have each quote cover an epoch ID of the
+                                issuer at URL, such as "atls verifier --epochs", so that it
+                                shows its age. Otherwise a peer cannot tell how old it is
     --ak-chain FILE             with tpm: the certificate of its attestation key, and the
                                 authorities below the root, in PEM
     --event-log FILE            with configfs: the event log of a TDX guest, which goes with each
@@ -90,9 +93,10 @@ Flags:
                                 AMD's). One file may hold those of both; a TEE that
                                 has none in it is not trusted. Blocks TPM ENROLLED KEY and
                                 TPM AK ROOT CERTIFICATE are for TPMs, PUBLIC KEY for
-                                signers of wrappers, and EAT PUBLIC KEY for signers of
-                                EATs, with a header Key-ID, in hexadecimal, where their
-                                EATs have to name the key (kid). With --verify results the
+                                signers of wrappers, EAT PUBLIC KEY for signers of EATs,
+                                with a header Key-ID, in hexadecimal, where their EATs have
+                                to name the key (kid), and EPOCH ISSUER KEY for who dates
+                                quotes of the key tier. With --verify results the
                                 keys of verifiers, in JSON, or in PEM or as a JWK
                                 with one --verifier-id; with --verify veraison the service's
                                 key, in PEM or as a JWK (default its own word)
@@ -132,6 +136,7 @@ type connFlags struct {
 	once, json                     bool
 
 	refreshFrom, refreshWith string
+	epochFrom                string
 
 	capture string // of dial alone
 
@@ -235,6 +240,7 @@ func (f *connFlags) register(fs *flag.FlagSet) {
 	fs.DurationVar(&f.timeout, "timeout", 20*time.Second, "")
 	fs.DurationVar(&f.reattest, "reattest", 0, "")
 	fs.DurationVar(&f.keyTier, "key-tier", 0, "")
+	fs.StringVar(&f.epochFrom, "epoch-from", "", "")
 	fs.BoolVar(&f.once, "once", false, "")
 	fs.BoolVar(&f.json, "json", false, "")
 }
@@ -313,6 +319,8 @@ func (f *connFlags) check() error {
 		return usagef("a command decides by itself what it quotes, and a result is no quote, nor is an EAT", "--key-tier is for --attest of a TEE or a TPM")
 	case f.keyTier > 0 && f.quotes.set():
 		return usagef("no connection waits for a quote of the key tier", "--key-tier goes with neither --quote-rate nor --quote-queue")
+	case f.epochFrom != "" && f.keyTier == 0:
+		return usagef("other quotes are made for one session, and need no date", "--epoch-from is for --key-tier")
 	case f.wrapperKey != "" && !f.attestsByQuote():
 		return usagef("", "--wrapper-key is for --attest of a TEE or a TPM")
 	case f.peer != "" && f.verify == "":

@@ -17,6 +17,7 @@ import (
 	"github.com/attestedtls/atls/attestext/cmw/signed"
 	"github.com/attestedtls/atls/attestext/ear"
 	"github.com/attestedtls/atls/attestext/eat"
+	"github.com/attestedtls/atls/attestext/epoch"
 	"github.com/attestedtls/atls/attestext/sevsnp"
 	"github.com/attestedtls/atls/attestext/tdx"
 	"github.com/attestedtls/atls/attestext/tpm"
@@ -479,8 +480,21 @@ func bundleTree(encoded []byte) *node {
 		if covers {
 			n.add(leaf("platform evidence was made for", madeFor[freshness]))
 		}
+		if covers && freshness == eat.ForEpoch {
+			n.add(epochLeaf(bundle.Epoch))
+		}
 	}
 	return n
+}
+
+// epochLeaf says how old platform evidence is at most, by the word of an epoch ID whose
+// issuer nobody has looked for.
+func epochLeaf(id []byte) *node {
+	began, err := epoch.Claimed(id)
+	if err != nil {
+		return leaf("epoch ID of another kind", err.Error())
+	}
+	return leaf("epoch began, by its own word", fmt.Sprintf("%s, %v ago", began.UTC().Format(time.RFC3339), time.Since(began).Round(time.Second)))
 }
 
 var madeFor = map[eat.Freshness]string{

@@ -6,19 +6,24 @@ import (
 
 	"github.com/attestedtls/atls/attestext"
 	"github.com/attestedtls/atls/attestext/attester"
+	"github.com/attestedtls/atls/attestext/epoch"
 )
 
-// keyTierOptions are what --key-tier says.
-func (f *connFlags) keyTierOptions() *attester.KeyTierOptions {
+// tiered returns the key tier that newTier makes, once it has a quote. It is renewed until s
+// is closed.
+func (f *connFlags) tiered(s *setup, formats []attestext.EvidenceFormat, newTier func(*attester.KeyTierOptions) (*attester.KeyTier, error)) (attestext.Attester, error) {
 	o := &attester.KeyTierOptions{MaxAge: f.keyTier, Timeout: f.timeout / 2}
 	if f.warn != nil {
 		o.Failed = func(err error) { f.warn(fmt.Errorf("the quote of --key-tier is getting old: %w", err)) }
 	}
-	return o
-}
-
-// tiered returns k, or err, once it has a quote. It is renewed until s is closed.
-func (f *connFlags) tiered(s *setup, k *attester.KeyTier, err error, formats []attestext.EvidenceFormat) (attestext.Attester, error) {
+	if f.epochFrom != "" {
+		c, err := epoch.NewClient(f.epochFrom)
+		if err != nil {
+			return nil, usagef("for example --epoch-from http://127.0.0.1:8080"+epochPath, "--epoch-from: %w", err)
+		}
+		o.Epoch = c.ID
+	}
+	k, err := newTier(o)
 	if err == nil {
 		err = k.Renew(context.Background()) // which has a timeout
 	}

@@ -97,6 +97,77 @@ func TestOneQuoteServesManyConnections(t *testing.T) {
 	}
 }
 
+// A verifier issues epoch IDs, a server has its quotes cover them, and a client is shown
+// how old a quote is by the issuer that it trusts.
+func TestQuotesAreDatedByAnIssuer(t *testing.T) {
+	dir := t.TempDir()
+	key := filepath.Join(dir, "epochs.pem")
+	// It says by which key its IDs are verified, and has the same one the next time.
+	service := args(verifySoftTEE()[2:], []string{"--epochs", key})
+	v := start(t, "verifier", service...)
+	v.stop()
+	_, issuer, ok := strings.Cut(v.end().stderr, "relying parties verify them by\n")
+	if !ok {
+		t.Fatal(v.end().stderr)
+	}
+	roots, err := os.ReadFile(pki("trust-roots.pem"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	trusting := filepath.Join(dir, "roots.pem")
+	if err := os.WriteFile(trusting, append(roots, issuer...), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	v = start(t, "verifier", service...)
+	tier := []string{"--attest", "softtee:tdx", "--key-tier", "10m", "--epoch-from", "http://" + v.addr + "/epoch"}
+	hour := args(withQuoteAge(t, `"max_quote_age": "1h"`), []string{"--trust-roots", trusting})
+
+	p, file := capturing(t, args(identity(), tier), hour)
+	p.ok(t)
+	attested(t, p.c)
+	claims := p.c["peer"].(map[string]any)["claims"].(map[string]any)
+	age, _ := claims["platform_evidence_max_age_seconds"].(float64)
+	if said, _ := claims["platform_evidence_age"].(string); claims["platform_evidence_tier"] != "key tier" || !strings.HasPrefix(said, "at most ") || age <= 0 || age > testTimeout.Seconds() {
+		t.Errorf("claims %v", claims)
+	}
+	e := atls(t, "", "inspect", file)
+	for _, say := range []string{"the epoch of the ID beside it (key tier)", "epoch began, by its own word: 20"} {
+		if e.status != 0 || !strings.Contains(e.stdout, say) {
+			t.Errorf("inspect does not say %s: status %d: %s%s", say, e.status, e.stdout, e.stderr)
+		}
+	}
+	if e := atls(t, "", args([]string{"verify", file}, hour[2:])...); e.status != 0 || !strings.Contains(e.stdout, "of the key tier, and 1h0m0s are allowed") {
+		t.Errorf("verify: status %d: %s%s", e.status, e.stdout, e.stderr)
+	}
+	for _, c := range []struct {
+		name, say string
+		dial      []string
+	}{
+		{"fresh quotes are wanted", "want one made for this session, or max_quote_age in the policy", args(verifySoftTEE(), []string{"--trust-roots", trusting})},
+		{"too old", "want 1ns at most", args(withQuoteAge(t, `"max_quote_age": "1ns"`), []string{"--trust-roots", trusting})},
+		{"the issuer is not trusted", "this side trusts nobody to date it", withQuoteAge(t, `"max_quote_age": "1h"`)},
+	} {
+		p := connect(t, args(identity(), tier), c.dial)
+		if p.dialer.status != 4 || p.c["alert_sent"] != 49.0 || !strings.Contains(p.dialer.stderr, c.say) {
+			t.Errorf("%s: status %d: %s%s", c.name, p.dialer.status, p.dialer.stdout, p.dialer.stderr)
+		}
+	}
+
+	// The service goes on being a verifier beside that.
+	connect(t, args(identity(), []string{"--attest", "softtee:tdx"}), []string{"--verify", "veraison:http://" + v.addr}).ok(t)
+
+	v.stop()
+	v.end()
+	checkMistakes(t, []mistake{
+		{args([]string{"serve"}, identity(), tier), 3, "/epoch"},
+		{args([]string{"serve"}, identity(), tier, []string{"--epoch-from", "verifier.example"}), 1, "--epoch-from"},
+		{args([]string{"serve", "--attest", "softtee:tdx", "--epoch-from", "http://127.0.0.1:1/epoch"}, identity()), 1, "--epoch-from is for --key-tier"},
+		{[]string{"verifier", "--epochs", pki("key.pem")}, 1, "signed with Ed25519"},
+		{[]string{"verifier", "--epochs", pki("policy.json")}, 2, "no PEM"},
+		{args([]string{"dial", "127.0.0.1:1"}, verifySoftTEE(), []string{"--trust-roots", key}), 2, "no key that vouches for evidence"},
+	})
+}
+
 // A proxy sets up again and again. What fails leaves nothing running, which the bubble
 // would wait for.
 func TestFailedSetupLeavesNothingRunning(t *testing.T) {

@@ -55,8 +55,7 @@ func (f *connFlags) openTPM(s *setup, path string, formats []attestext.EvidenceF
 	if f.keyTier == 0 {
 		return f.narrowed(attester.NewSource(d), formats)
 	}
-	k, err := attester.NewKeyTierSource(d, f.keyTierOptions())
-	return f.tiered(s, k, err, formats)
+	return f.tiered(s, formats, func(o *attester.KeyTierOptions) (*attester.KeyTier, error) { return attester.NewKeyTierSource(d, o) })
 }
 
 // certificates returns the certificates in PEM, of which there must be one.

@@ -95,6 +95,13 @@ func TestTPM(t *testing.T) {
 		})
 	}
 
+	undated := write("undated.json", fmt.Appendf(nil, `{"insecure_allow_unknown_quote_age": true, "tpm": {"pcrs": {"sha256": {"4": [%q]}}}}`, zero))
+	p := connect(t, args(identity(), attest, []string{"--key-tier", "10m"}), args(verify, []string{"--policy", undated}))
+	p.ok(t)
+	if peer := p.c["peer"].(map[string]any); peer["verdict"] != "warning" {
+		t.Errorf("key tier: %v", peer)
+	}
+
 	// By a service that trusts the key: raw quotes where they are asked for, and otherwise bundles.
 	for policy, status := range map[string]int{good: 0, bad: 4} {
 		v := start(t, "verifier", "--trust-roots", roots, "--policy", policy)

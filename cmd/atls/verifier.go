@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto"
 	"crypto/ecdsa"
+	"crypto/ed25519"
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/x509"
@@ -20,6 +21,7 @@ import (
 
 	"github.com/attestedtls/atls/attestext"
 	"github.com/attestedtls/atls/attestext/ear"
+	"github.com/attestedtls/atls/attestext/epoch"
 	"github.com/attestedtls/atls/attestext/veraison"
 )
 
@@ -52,6 +54,10 @@ Flags:
     --key FILE                     signs results: P-256, P-384 or Ed25519 in PEM. If there
                                    is no such file, it is made; without the flag, there is
                                    a new key each time
+    --epochs FILE                  issue epoch IDs at http://ADDR/epoch, which date quotes of
+                                   "atls serve --key-tier", signed by this key: Ed25519 in
+                                   PEM, made if there is no such file. Who relies on them has
+                                   the EPOCH ISSUER KEY that is printed among --trust-roots
     --lifetime DURATION            how long results are valid (default 5m)
     --metrics ADDR                 serve metrics at http://ADDR/metrics, in the format of
                                    Prometheus. They are for whoever can connect
@@ -67,6 +73,9 @@ const (
 	verifierTimeout       = 30 * time.Second
 	verifierGrace         = 5 * time.Second
 	verifierHeaderBytes   = 16 << 10
+
+	// epochPath is where epoch IDs are.
+	epochPath = "/epoch"
 )
 
 func runVerifier(ctx context.Context, env *environment, args []string) error {
@@ -77,6 +86,7 @@ func runVerifier(ctx context.Context, env *environment, args []string) error {
 	endpoint := fs.String("collateral-endpoint", "", "")
 	policyFile := fs.String("policy", "", "")
 	keyFile := fs.String("key", "", "")
+	epochs := fs.String("epochs", "", "")
 	lifetime := fs.Duration("lifetime", veraison.DefaultResultLifetime, "")
 	metricsAddr := fs.String("metrics", "", "")
 	asJSON := fs.Bool("json", false, "")
@@ -103,6 +113,12 @@ func runVerifier(ctx context.Context, env *environment, args []string) error {
 	key, err := resultsKey(*keyFile)
 	if err != nil {
 		return err
+	}
+	var issuer *epoch.Issuer
+	if *epochs != "" {
+		if issuer, err = newIssuer(*epochs); err != nil {
+			return err
+		}
 	}
 	stdout, stderr := &lineWriter{w: env.stdout}, &lineWriter{w: env.stderr}
 	m := newServiceMetrics()
@@ -135,7 +151,15 @@ func runVerifier(ctx context.Context, env *environment, args []string) error {
 	defer stop()
 	fmt.Fprintf(announce, "listening on %s\n%s", l.Addr(), where)
 	fmt.Fprintf(announce, "results are signed by %s\n", s.JWK())
-	return serveHTTP(ctx, l, m.counting(s))
+	var h http.Handler = s
+	if issuer != nil {
+		fmt.Fprintf(announce, "epoch IDs are at http://%s%s, and relying parties verify them by\n%s", l.Addr(), epochPath, issuer.MarshalPEM())
+		mux := http.NewServeMux()
+		mux.Handle("/", s)
+		mux.Handle(epochPath, issuer)
+		h = mux
+	}
+	return serveHTTP(ctx, l, m.counting(h))
 }
 
 // serveHTTP serves h until ctx is done, which is no error, and lets requests that are
@@ -184,15 +208,37 @@ func logAppraised(stdout, stderr *lineWriter, a veraison.Appraised, asJSON bool)
 	}
 }
 
-// resultsKey returns the key in the file, which it makes if it does not exist, or a
-// new key if path is empty.
+// resultsKey returns the key of --key, P-256 where it is made; see keyOf.
 func resultsKey(path string) (crypto.Signer, error) {
+	return keyOf("key", path, func() (crypto.Signer, error) { return ecdsa.GenerateKey(elliptic.P256(), rand.Reader) })
+}
+
+// newIssuer returns an issuer of epoch IDs that signs with the key in the file, which it
+// makes if it does not exist.
+func newIssuer(path string) (*epoch.Issuer, error) {
+	key, err := keyOf("epochs", path, func() (crypto.Signer, error) {
+		_, key, err := ed25519.GenerateKey(rand.Reader)
+		return key, err
+	})
+	if err != nil {
+		return nil, err
+	}
+	k, ok := key.(ed25519.PrivateKey)
+	if !ok {
+		return nil, usagef("name a file that does not exist, and it is made", "--epochs: epoch IDs are signed with Ed25519, not with a %T", key)
+	}
+	return epoch.NewIssuer(k, nil)
+}
+
+// keyOf returns the key in the file that a flag names. It makes it if the file does not
+// exist, and a new one each time if path is empty.
+func keyOf(flagName, path string, newKey func() (crypto.Signer, error)) (crypto.Signer, error) {
 	if path != "" {
 		if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
-			return readKey("key", path)
+			return readKey(flagName, path)
 		}
 	}
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	key, err := newKey()
 	if err != nil || path == "" {
 		return key, err
 	}
@@ -202,11 +248,11 @@ func resultsKey(path string) (crypto.Signer, error) {
 	}
 	file, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
-		return nil, usagef("check the path", "--key: %w", err)
+		return nil, usagef("check the path", "--%s: %w", flagName, err)
 	}
 	err = pem.Encode(file, &pem.Block{Type: "PRIVATE KEY", Bytes: der})
 	if err = errors.Join(err, file.Close()); err != nil {
-		return nil, usagef("", "--key: %w", err)
+		return nil, usagef("", "--%s: %w", flagName, err)
 	}
 	return key, nil
 }
