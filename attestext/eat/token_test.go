@@ -6,6 +6,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/ed25519"
 	"crypto/elliptic"
+	"crypto/rand"
 	"encoding/hex"
 	"encoding/pem"
 	"errors"
@@ -145,8 +146,15 @@ func TestClaimsHaveTheValuesOfTheirTypes(t *testing.T) {
 func TestMalformedTokenIsRefused(t *testing.T) {
 	token := func(claims string) []byte { return sign1(t, eddsa, "a0", unhex(t, claims)) }
 	with := func(claim string) []byte { return token("a2" + tokenNonce + claim) }
-	nested := func(n int) string { // submods within submods
-		return strings.Repeat("a1 19 010a a1 61 61", n) + "a0"
+	nested := func(n int) string { // submods within submods, and a token in the last
+		return strings.Repeat("a1 19 010a a1 61 61", n) + "41 00"
+	}
+	sized := func(n int) []byte {
+		n -= len(with("61 61 59 0400"+strings.Repeat("00", 0x400))) - 0x400
+		return with("61 61" + hex.EncodeToString(bstr(make([]byte, n))))
+	}
+	if _, err := ParseToken(sized(MaxTokenSize)); err != nil {
+		t.Fatalf("size at the bound: %v", err)
 	}
 	good := token("a1" + tokenNonce)
 	if _, err := ParseToken(good); err != nil {
@@ -166,7 +174,7 @@ func TestMalformedTokenIsRefused(t *testing.T) {
 		"COSE_Mac0":                   append([]byte{0xd1}, good...),
 		"CWT tag alone":               append([]byte{0xd8, 61}, good...),
 		"two CWT tags":                append(append(bytes.Clone(cwtTag[:2]), cwtTag...), good...),
-		"too long":                    with("61 61 5a 00010000" + strings.Repeat("00", 1<<16)),
+		"too long":                    sized(MaxTokenSize + 1),
 		"claims as an array":          token("81 00"),
 		"claims behind claims":        token("a1" + tokenNonce + "00"),
 		"claims of indefinite length": token("bf" + tokenNonce + "ff"),
@@ -212,6 +220,7 @@ func TestMalformedTokenIsRefused(t *testing.T) {
 		"no measurement":              with("19 0111 80"),
 		"measurements as a map":       with("19 0111 a0"),
 		"measurement of one element":  with("19 0111 81 81 00"),
+		"measurement of three":        with("19 0111 81 83 00 40 00"),
 		"measurement without bytes":   with("19 0111 81 82 00 00"),
 		"measurement without format":  with("19 0111 81 82 61 61 40"),
 		"no submodule":                with("19 010a a0"),
@@ -362,10 +371,15 @@ func TestTokenKeysInPEM(t *testing.T) {
 		}
 	}
 	good := spki(t, testKAK.Public())
+	p521, err := ecdsa.GenerateKey(elliptic.P521(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
 	for name, block := range map[string]*pem.Block{
 		"no key":         {Bytes: []byte{0}},
 		"private key":    {Bytes: append([]byte{0x30, 0x2e, 2, 1, 0}, good[2:]...)},
-		"unknown header": {Bytes: good, Headers: map[string]string{"Proc-Type": "4,ENCRYPTED"}},
+		"P-521":          {Bytes: spki(t, p521.Public())},
+		"unknown header": {Bytes: good, Headers: map[string]string{"KeyID": "01"}},
 		"empty ID":       {Bytes: good, Headers: map[string]string{pemKeyID: ""}},
 		"ID as text":     {Bytes: good, Headers: map[string]string{pemKeyID: "key"}},
 	} {
@@ -373,8 +387,10 @@ func TestTokenKeysInPEM(t *testing.T) {
 			t.Errorf("%s: %+v", name, k)
 		}
 	}
-	if b, err := (TokenKey{}).MarshalPEM(); err == nil {
-		t.Errorf("no key: %s", b)
+	for _, pub := range []crypto.PublicKey{nil, p521.Public()} {
+		if b, err := (TokenKey{Key: pub}).MarshalPEM(); err == nil {
+			t.Errorf("%T: %s", pub, b)
+		}
 	}
 }
 

@@ -116,8 +116,8 @@ const opVerifyToken = "verify EAT"
 //   - [attestext.ErrUnavailable]: nobody is trusted.
 //   - [attestext.ErrMalformed]: t does not come from [ParseToken].
 func VerifyToken(t *Token, opts *TokenOptions) (*VerifiedToken, error) {
-	if t == nil || len(t.raw) == 0 {
-		return nil, attestext.Errorf(attestext.ErrMalformed, opVerifyToken, "token was not parsed")
+	if t == nil {
+		return nil, attestext.Errorf(attestext.ErrMalformed, opVerifyToken, "no token")
 	}
 	if opts == nil || len(opts.Keys) == 0 {
 		return nil, attestext.Errorf(attestext.ErrUnavailable, opVerifyToken, "nobody's tokens are trusted: supply the keys of their signers")
