@@ -453,7 +453,8 @@ var cmwTypes = []string{
 }
 
 // evidenceOf returns Evidence that came with a Content-Type, and the kind of
-// credential that it can go with: a bundle names its key, and other Evidence does not.
+// credential that it can go with: a bundle names its key, an EAT may, and other Evidence
+// does not.
 func evidenceOf(mediaType string, body []byte) (*attestext.Evidence, attestext.CredentialKind, error) {
 	t, _, err := mime.ParseMediaType(mediaType)
 	if err != nil {
@@ -462,6 +463,9 @@ func evidenceOf(mediaType string, body []byte) (*attestext.Evidence, attestext.C
 	ev := &attestext.Evidence{Type: attestext.EvidenceType{Kind: attestext.CertAttestation}}
 	if !slices.Contains(cmwTypes, t) {
 		ev.Type.Format = attestext.EvidenceFormat{MediaType: mediaType}
+		if namesKey(ev.Type.Format, body) {
+			ev.Type.Kind = attestext.AttestationOnly
+		}
 		ev.CMW, err = (&cmw.Record{Format: ev.Type.Format, Value: body, Ind: cmw.Evidence}).CBOR()
 		return ev, ev.Type.Kind, err
 	}
@@ -474,8 +478,20 @@ func evidenceOf(mediaType string, body []byte) (*attestext.Evidence, attestext.C
 		ev.Type = attestext.EvidenceType{Kind: attestext.AttestationOnly, Format: eat.BundleFormat}
 		return ev, ev.Type.Kind, nil
 	}
-	ev.Type.Format, _, err = w.Evidence()
+	var value []byte
+	if ev.Type.Format, value, err = w.Evidence(); namesKey(ev.Type.Format, value) {
+		ev.Type.Kind = attestext.AttestationOnly
+	}
 	return ev, ev.Type.Kind, err
+}
+
+// namesKey reports whether b is an EAT that names a key, which the result then does too.
+func namesKey(f attestext.EvidenceFormat, b []byte) bool {
+	if !eat.IsToken(f) {
+		return false
+	}
+	t, err := eat.ParseToken(b)
+	return err == nil && t.Confirmation != nil
 }
 
 // appraise returns what to say of ev, and why where that is nothing good. It returns

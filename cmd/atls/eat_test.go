@@ -68,6 +68,11 @@ func TestEATs(t *testing.T) {
 			}
 		})
 	}
+	// By a service that trusts the signer.
+	v := start(t, "verifier", args(verify[2:4], []string{"--policy", pki("policy.json")})...)
+	byService := connect(t, args(identity(), attest), []string{"--verify", "veraison:http://" + v.addr, "--evidence-type", "application/eat+cwt"})
+	byService.ok(t)
+	attested(t, byService.c)
 	// Nobody's EATs are trusted where a file of roots names no signer, and so none is asked for.
 	p := connect(t, args(identity(), attest), []string{"--verify", "local", "--trust-roots", withoutBlock(t, pki("trust-roots.pem"), eat.PEMTokenKey)})
 	if p.dialer.status != 3 || p.c["alert_received"] != 224.0 {
