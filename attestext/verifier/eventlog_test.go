@@ -2,7 +2,6 @@ package verifier_test
 
 import (
 	"crypto/sha512"
-	"encoding/binary"
 	"errors"
 	"testing"
 
@@ -19,16 +18,11 @@ import (
 // ccel returns an event log as firmware writes it, padding included, of events that
 // are named by the register they go to: 1 to 4, as in the log.
 func ccel(events ...string) []byte {
-	le := binary.LittleEndian
-	spec := append([]byte("Spec ID Event03\x00"), 0, 0, 0, 0, 0, 2, 0, 2, 1, 0, 0, 0, 0x0c, 0, 48, 0, 0)
-	b := append([]byte{0, 0, 0, 0, 3, 0, 0, 0}, make([]byte, 20)...)
-	b = append(le.AppendUint32(b, uint32(len(spec))), spec...)
+	var log []eventlog.Event
 	for _, e := range events {
-		d := sha512.Sum384([]byte(e))
-		b = append(b, e[0]-'0', 0, 0, 0, 13, 0, 0, 0, 1, 0, 0, 0, 0x0c, 0)
-		b = append(b, d[:]...)
-		b = append(le.AppendUint32(b, uint32(len(e))), e...)
+		log = append(log, eventlog.Event{Register: int(e[0] - '1'), Type: 13, Data: []byte(e)})
 	}
+	b := softtee.EventLog(log...)
 	for len(b)%4096 != 0 {
 		b = append(b, 0xff)
 	}

@@ -10,7 +10,6 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
@@ -150,27 +149,23 @@ func newAttester(size int) (attestext.Attester, error) {
 // eventLog makes a log of size bytes, in the format that package eventlog reads: its
 // header, and events with a SHA-384 digest of their data, 200 bytes each but the last.
 func eventLog(size int) ([]byte, error) {
-	le := binary.LittleEndian
-	spec := append([]byte("Spec ID Event03\x00"), 0, 0, 0, 0, 0, 2, 0, 2, 1, 0, 0, 0, 0x0c, 0, 48, 0, 0)
-	b := append([]byte{0, 0, 0, 0, 3, 0, 0, 0}, make([]byte, 20)...)
-	b = append(le.AppendUint32(b, uint32(len(spec))), spec...)
 	const head, data = 4 + 4 + 4 + 2 + 48 + 4, 200
-	if size < len(b)+head+1 {
+	left := size - len(softtee.EventLog())
+	if left < head+1 {
 		return nil, fmt.Errorf("no event log has %d bytes", size)
 	}
-	for n := 0; len(b) < size; n++ {
+	var events []eventlog.Event
+	for n := 0; left > 0; n++ {
 		d := make([]byte, data)
-		if rest := size - len(b) - head; rest < 2*data+head {
-			d = make([]byte, min(rest, 2*data+head))
+		if rest := left - head; rest < 2*data+head {
+			d = make([]byte, rest)
 		}
 		copy(d, fmt.Sprintf("event %d", n))
 		d[len(d)-1] |= 1
-		digest := sha512.Sum384(d)
-		b = append(b, byte(n%3+1), 0, 0, 0, 13, 0, 0, 0, 1, 0, 0, 0, 0x0c, 0)
-		b = append(b, digest[:]...)
-		b = append(le.AppendUint32(b, uint32(len(d))), d...)
+		events = append(events, eventlog.Event{Register: n % 3, Type: 13, Data: d})
+		left -= head + len(d)
 	}
-	return b, nil
+	return softtee.EventLog(events...), nil
 }
 
 // verification makes the three ways to appraise, with one policy.
