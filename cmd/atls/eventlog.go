@@ -2,9 +2,12 @@ package main
 
 import (
 	"encoding/hex"
+	"errors"
 	"fmt"
 
+	"github.com/attestedtls/atls/attestext"
 	"github.com/attestedtls/atls/attestext/attester"
+	"github.com/attestedtls/atls/attestext/configfs"
 	"github.com/attestedtls/atls/attestext/eventlog"
 	"github.com/attestedtls/atls/attestext/softtee"
 	"github.com/attestedtls/atls/attestext/tdx"
@@ -38,8 +41,24 @@ func (f *connFlags) softTDX() (attester.Quoter, error) {
 	return attester.WithEventLog(q, read), nil
 }
 
+// autoLog is the value of --event-log that stands for the log of this guest.
+const autoLog = "auto"
+
+// ccelPath is where that is. Tests have another.
+var ccelPath = attester.CCELPath
+
 // logged returns q with the log of --event-log beside its quotes, if there is one.
 func (f *connFlags) logged(q attester.Quoter) (attester.Quoter, error) {
+	if f.eventLog == autoLog {
+		l, err := configfs.WithEventLog(q, ccelPath)
+		switch {
+		case errors.Is(err, attestext.ErrMalformed):
+			return nil, &malformedError{fmt.Errorf("--event-log auto: %w", err)}
+		case err != nil:
+			return nil, usagef("it takes root to read it; --event-log FILE sends a copy", "--event-log auto: %w", err)
+		}
+		return l, nil
+	}
 	read, log, err := f.readEventLog()
 	if err != nil || log == nil {
 		return q, err

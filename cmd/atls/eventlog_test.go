@@ -2,25 +2,21 @@ package main
 
 import (
 	"crypto/sha512"
-	"encoding/binary"
 	"encoding/hex"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/attestedtls/atls/attestext/attester"
+	"github.com/attestedtls/atls/attestext/eventlog"
+	"github.com/attestedtls/atls/attestext/softtee"
 )
 
 // ccel is an event log of one event in RTMR1 as firmware writes it, padding included.
 func ccel(event string) []byte {
-	le := binary.LittleEndian
-	spec := append([]byte("Spec ID Event03\x00"), 0, 0, 0, 0, 0, 2, 0, 2, 1, 0, 0, 0, 0x0c, 0, 48, 0, 0)
-	b := append([]byte{0, 0, 0, 0, 3, 0, 0, 0}, make([]byte, 20)...)
-	b = append(le.AppendUint32(b, uint32(len(spec))), spec...)
-	digest := sha512.Sum384([]byte(event))
-	b = append(b, 2, 0, 0, 0, 13, 0, 0, 0, 1, 0, 0, 0, 0x0c, 0)
-	b = append(le.AppendUint32(append(b, digest[:]...), uint32(len(event))), event...)
-	return append(b, make([]byte, 4096)...)
+	return append(softtee.EventLog(eventlog.Event{Register: 1, Type: 13, Data: []byte(event)}), make([]byte, 4096)...)
 }
 
 // The log goes with the quote, and a policy decides on what was measured.
@@ -60,7 +56,33 @@ func TestEventLogs(t *testing.T) {
 	if e := atls(t, "", args([]string{"verify", file}, policyFor("kernel"))...); e.status != 0 || !strings.Contains(e.stdout, "events.rtmr1: all of 1 events are acceptable") {
 		t.Errorf("verify: status %d: %s%s", e.status, e.stdout, e.stderr)
 	}
+
+	// The log of this guest, where there is one.
+	path := ccelPath
+	t.Cleanup(func() { ccelPath = path })
+	auto, tee := &connFlags{eventLog: autoLog}, softtee.NewTDX(nil)
+	ccelPath = filepath.Join(dir, "none")
+	if q, err := auto.logged(tee); err != nil || q != attester.Quoter(tee) {
+		t.Errorf("no log of this guest: %v", err)
+	}
+	ccelPath = log
+	q, err := auto.logged(tee)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r, err := q.Report(t.Context(), [64]byte{}); err != nil || len(r.AuxBlob) == 0 {
+		t.Errorf("the log of this guest: %v, %v", r, err)
+	}
+	ccelPath = dir // which nobody can read
+	if _, err := auto.logged(tee); exitStatus(err) != 1 {
+		t.Errorf("no file: %v", err)
+	}
+	ccelPath = pki("policy.json")
+	if _, err := auto.logged(tee); exitStatus(err) != 2 || !strings.Contains(err.Error(), "--event-log auto: event log of this guest") {
+		t.Errorf("a bad log of this guest: %v", err)
+	}
 	checkMistakes(t, []mistake{
+		{args([]string{"serve", "--event-log", "auto", "--attest", "softtee:tdx"}, identity()), 1, "--event-log auto is for --attest configfs"},
 		{args([]string{"serve", "--event-log", log, "--attest", "softtee:snp"}, identity()), 1, "other TEEs have no such log"},
 		{args([]string{"serve", "--event-log", filepath.Join(dir, "none"), "--attest", "softtee:tdx"}, identity()), 1, "--event-log"},
 		{args([]string{"serve", "--event-log", pki("policy.json"), "--attest", "softtee:tdx"}, identity()), 2, "--event-log"},

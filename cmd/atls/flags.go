@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/attestedtls/atls/attestext"
+	"github.com/attestedtls/atls/attestext/attester"
 )
 
 // sharedUsage is about the flags that serve and dial share.
@@ -66,8 +67,10 @@ Flags:
                                 shows its age. Otherwise a peer cannot tell how old it is
     --ak-chain FILE             with tpm: the certificate of its attestation key, and the
                                 authorities below the root, in PEM
-    --event-log FILE            with configfs: the event log of a TDX guest, which goes with each
-                                quote; Linux has it in /sys/firmware/acpi/tables/data/CCEL.
+    --event-log FILE            with configfs: the event log of a TDX guest, which goes with
+                                each quote and tells the peer what has booted. "auto" is
+                                that of this guest, if its firmware keeps one, in
+                                ` + attester.CCELPath + `.
                                 With softtee:tdx, what it is to have measured
     --wrapper-key FILE          sign the wrapper of the evidence with this key, in PEM; the
                                 peer has to have its PUBLIC KEY among its --trust-roots
@@ -321,6 +324,8 @@ func (f *connFlags) check() error {
 		return usagef("no connection waits for a quote of the key tier", "--key-tier goes with neither --quote-rate nor --quote-queue")
 	case f.epochFrom != "" && f.keyTier == 0:
 		return usagef("other quotes are made for one session, and need no date", "--epoch-from is for --key-tier")
+	case f.eventLog == autoLog && f.attest != "configfs" && f.refreshWith != "configfs":
+		return usagef("softtee:tdx has no log of its own; name a file", "--event-log auto is for --attest configfs")
 	case f.wrapperKey != "" && !f.attestsByQuote():
 		return usagef("", "--wrapper-key is for --attest of a TEE or a TPM")
 	case f.peer != "" && f.verify == "":
