@@ -241,23 +241,6 @@ func (c *Conn) attestReadMessage(op string, types ...uint8) ([]byte, error) {
 	}
 }
 
-// attestReadAuthenticator reads Certificate, CertificateVerify and Finished, or
-// Finished alone, with nothing between them.
-func (c *Conn) attestReadAuthenticator(op string) ([]byte, error) {
-	b, err := c.attestReadMessage(op, typeCertificate, typeFinished)
-	if err != nil || b[0] == typeFinished {
-		return b, err
-	}
-	for _, typ := range []uint8{typeCertificateVerify, typeFinished} {
-		m, err := c.attestReadMessage(op, typ)
-		if err != nil {
-			return nil, err
-		}
-		b = append(b, m...)
-	}
-	return b, nil
-}
-
 // attestPostHandshake reads the message of an authenticator or the request that comes
 // next in the handshake records of an established connection, and reports whether
 // there was one. It does nothing that takes long, so that application data goes on: an

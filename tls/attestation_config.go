@@ -52,7 +52,8 @@ type AttestationConfig struct {
 	// An exchange authenticates with the certificates of the handshake. A server may
 	// leave its client's to the exchange: by ClientAuth NoClientCert it is not asked
 	// for in the handshake, verified against ClientCAs when it comes, and then among
-	// the PeerCertificates. VerifyConnection is called after the exchange.
+	// the PeerCertificates. VerifyConnection is called once the peer has been accepted; the
+	// end that attests second has not done so by then.
 	//
 	// A QUICConn has no such mode; see package exportedauth.
 	Mode AttestationMode
@@ -63,6 +64,21 @@ type AttestationConfig struct {
 
 	// Carriage says what the authenticators travel in, CarriageAuto by default.
 	Carriage AttestationCarriage
+
+	// ClientFirst, in PostHandshake, has a server show its Evidence or result only to a
+	// client that it has accepted: by its attestation, which the server then appraises
+	// before it attests itself, or where it requires none by its certificate. It is an
+	// error on a server that attests and neither requires attestation nor has ClientAuth
+	// RequireAndVerifyClientCert. VerifyConnection has been called by then as well.
+	//
+	// A client agrees by ClientFirst to attest first where the server wants it, and so to
+	// a server of which it knows the certificate alone. Without it such a server
+	// is refused, by both ends and before either has shown anything. If false, which is
+	// the default, the server attests first and the client holds back.
+	//
+	// It is about the exchange of the handshake. In the rounds of Conn.Reattest each end
+	// answers as it is asked, since both have been accepted.
+	ClientFirst bool
 
 	// ReattestInterval has this side call Conn.Reattest so long after the handshake,
 	// and so long after each round, as long as the connection is open. If zero, it

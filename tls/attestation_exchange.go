@@ -7,7 +7,6 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"io"
 	"time"
 
 	"github.com/attestedtls/atls/attestext"
@@ -63,26 +62,14 @@ func (c *Conn) attestExchange(ctx context.Context) (err error) {
 		// the context's error: there is neither an alert nor a word about who fell silent.
 		x.config.Timeout = min(x.config.Timeout, max(1, time.Until(deadline)*9/10))
 	}
-	run := x.leading
-	if c.attest.records {
-		run = x.inRecords
-	}
-	peer, err := run(ctx, session)
-	if err != nil {
+	if err := x.run(ctx, session); err != nil {
+		if x.refusal != nil {
+			c.sendAlert(alertBadCertificate)
+			return x.refusal
+		}
 		return x.fail(err)
 	}
-	if x.self.request != nil {
-		c.attest.self.request = x.self.request
-	}
-	if peer != nil {
-		c.attest.peer.request, c.attest.peer.result = x.peer.request, peer.Result
-	}
-	if c.config.VerifyConnection != nil && a.asksAfterHandshake() { // it was held, whatever came
-		if err := c.config.VerifyConnection(c.connectionStateLocked()); err != nil {
-			c.sendAlert(alertBadCertificate)
-			return err
-		}
-	}
+	x.note(nil)
 	return nil
 }
 
@@ -102,6 +89,7 @@ type attestExchange struct {
 	config     *exportedauth.Config
 	self, peer attestDirection
 	stage      string // that of the failure, if it is one of Evidence
+	refusal    error  // of VerifyConnection
 }
 
 // attestAuthenticators returns what exported authenticators are made and checked by.
@@ -114,6 +102,9 @@ func (c *Conn) attestAuthenticators(x *attestExchange, verifyChain func([]*x509.
 		Timeout:        a.exchangeTimeout(),
 		AttestTimeout:  a.attestTimeout(),
 		VerifyTimeout:  a.verifyTimeout(),
+		ClientFirst:    a.ClientFirst,
+		AllowRefusal:   a.requests(),
+		VerifyPeer:     x.verifyPeer,
 		Trace:          x.trace,
 	}
 	// An interface that holds a nil of ours would not be nil.
@@ -245,99 +236,43 @@ func (x *attestExchange) trace(e exportedauth.Event) {
 	x.c.attestTraceAs(x.c.attestRole(self), d, choose, e.Size, e.Duration, e.Err)
 }
 
-// leading runs the exchange in application data.
-func (x *attestExchange) leading(ctx context.Context, s *exportedauth.Session) (*exportedauth.Peer, error) {
-	if x.c.config.Attestation.requests() {
-		// Nothing says that this peer attests: it is not asked.
-		x.config.Verifier, x.config.ResultsVerifier = nil, nil
-		if !x.c.config.Attestation.attests() {
-			return nil, nil
+// run runs the exchange, in handshake records or else in application data.
+func (x *attestExchange) run(ctx context.Context, s *exportedauth.Session) error {
+	a := x.c.config.Attestation
+	var conn exportedauth.Conn = recordsConn{leadingConn{x.c}}
+	if !x.c.attest.records {
+		conn = leadingConn{x.c}
+		if a.requests() {
+			// Nothing says that this peer attests: it is not asked.
+			x.config.Verifier, x.config.ResultsVerifier = nil, nil
+			if err := x.verifyPeer(nil); err != nil || !a.attests() {
+				return err
+			}
 		}
 	}
-	return exportedauth.Exchange(ctx, leadingConn{x.c}, s, x.config)
-}
-
-// inRecords runs the exchange in handshake records.
-func (x *attestExchange) inRecords(ctx context.Context, s *exportedauth.Session) (peer *exportedauth.Peer, err error) {
-	c := x.c
-	ctx, cancel := context.WithTimeout(ctx, x.config.Timeout)
-	defer cancel()
-	ended := make(chan struct{})
-	stop := context.AfterFunc(ctx, func() {
-		leadingConn{c}.SetDeadline(time.Unix(1, 0)) // the error that matters is of who waits
-		close(ended)
-	})
-	ask := func() error {
-		if c.config.Attestation.asks() {
-			peer, err = x.ask(ctx, s)
-		}
-		return err
-	}
-	answer := func() error {
-		if c.config.Attestation.attests() {
-			err = x.answer(ctx, s)
-		}
-		return err
-	}
-	steps := []func() error{ask, answer}
-	if !c.isClient { // the client's request goes first
-		steps = []func() error{answer, ask}
-	}
-	for _, step := range steps {
-		if err = step(); err != nil {
-			break
-		}
-	}
-	if !stop() {
-		<-ended
-		err = &exportedauth.Error{Class: exportedauth.ErrInterrupted, Op: "exchange", Err: errors.Join(context.Cause(ctx), err)}
-	}
-	if err != nil {
-		return nil, err
-	}
-	return peer, nil
-}
-
-// ask sends a request and appraises the answer. The result is nil for a peer that
-// does not attest and need not.
-func (x *attestExchange) ask(ctx context.Context, s *exportedauth.Session) (*exportedauth.Peer, error) {
-	r, err := s.RequestAttestation(x.config)
-	if err != nil {
-		return nil, err
-	}
-	if err := x.c.attestWrite(r.Bytes()); err != nil {
-		return nil, interrupted("send the request", err)
-	}
-	op := fmt.Sprintf("read the %v's authenticator", x.c.attestRole(false))
-	b, err := x.c.attestReadAuthenticator(op)
-	if err != nil {
-		return nil, unreadable(op, err)
-	}
-	peer, err := s.Appraise(ctx, r, b, x.config)
-	if errors.Is(err, exportedauth.ErrRefused) && x.c.config.Attestation.requests() {
-		return nil, nil
-	}
-	return peer, err
-}
-
-// answer reads a request and attests.
-func (x *attestExchange) answer(ctx context.Context, s *exportedauth.Session) error {
-	op := fmt.Sprintf("read the %v's request", x.c.attestRole(false))
-	b, err := x.c.attestReadMessage(op, x.c.attestRequestType())
-	if err != nil {
-		return unreadable(op, err)
-	}
-	r, err := s.ReadRequest(b)
-	if err != nil {
-		return err
-	}
-	answer, err := x.attest(ctx, s, r)
-	if answer != nil {
-		if werr := x.c.attestWrite(answer); err == nil && werr != nil {
-			err = interrupted("send the authenticator", werr)
-		}
-	}
+	_, err := exportedauth.Exchange(ctx, conn, s, x.config)
 	return err
+}
+
+// note keeps what the exchange has come to so far; peer may be nil.
+func (x *attestExchange) note(peer *exportedauth.Peer) {
+	s := &x.c.attest
+	if x.self.request != nil {
+		s.self.request = x.self.request
+	}
+	if peer != nil {
+		s.peer.request, s.peer.result = x.peer.request, peer.Result
+	}
+}
+
+// verifyPeer calls VerifyConnection, which was held, whatever came of the peer: before
+// this end attests, where that is its turn.
+func (x *attestExchange) verifyPeer(peer *exportedauth.Peer) error {
+	x.note(peer)
+	if verify := x.c.config.VerifyConnection; verify != nil {
+		x.refusal = verify(x.c.connectionStateLocked())
+	}
+	return x.refusal
 }
 
 // attest answers a request: with this end's Evidence or, beside an error, with an
@@ -356,17 +291,6 @@ func (x *attestExchange) attest(ctx context.Context, s *exportedauth.Session, r 
 
 func interrupted(op string, err error) error {
 	return &exportedauth.Error{Class: exportedauth.ErrInterrupted, Op: op, Err: err}
-}
-
-// unreadable says what was to be read from a connection that has failed.
-func unreadable(op string, err error) error {
-	if errors.As(err, new(*exportedauth.Error)) {
-		return err
-	}
-	if errors.Is(err, io.EOF) {
-		err = fmt.Errorf("the peer closed the connection: %w", io.ErrUnexpectedEOF)
-	}
-	return interrupted(op, err)
 }
 
 // fail sends the alert for err, unless one has come or gone already, and returns the
@@ -432,6 +356,15 @@ func (l leadingConn) Write(b []byte) (int, error) {
 	n, err := c.writeRecordLocked(recordTypeApplicationData, b)
 	return n, c.out.setErrorLocked(err)
 }
+
+// recordsConn has messages travel in handshake records.
+type recordsConn struct{ leadingConn }
+
+func (r recordsConn) ReadMessage(op string, types ...uint8) ([]byte, error) {
+	return r.c.attestReadMessage(op, types...)
+}
+
+func (r recordsConn) WriteMessage(b []byte) error { return r.c.attestWrite(b) }
 
 // alertTime is how long an alert may take to be written.
 const alertTime = time.Second

@@ -102,7 +102,13 @@ func (c *Conn) attestValidate() error {
 	if c.quic != nil && a.needsCarriage() {
 		return errors.New("Carriage post-handshake or ReattestInterval on a QUICConn, whose handshake messages must not carry authenticators (RFC 9001, section 4.4): call exportedauth.Exchange on a stream")
 	}
-	return a.validate()
+	if err := a.validate(); err != nil {
+		return err
+	}
+	if a.ClientFirst && !c.isClient && a.attests() && !a.requires() && c.config.ClientAuth != RequireAndVerifyClientCert {
+		return errors.New("ClientFirst, and any client may see this server's evidence: require attestation by a Verifier, or a certificate by ClientAuth RequireAndVerifyClientCert")
+	}
+	return nil
 }
 
 // validateMode reports settings that do not go with the mode.
@@ -120,6 +126,8 @@ func (a *AttestationConfig) validateMode() error {
 	only := slices.Contains(a.Credentials, attestext.AttestationOnly) || slices.Contains(a.PeerCredentials, attestext.AttestationOnly)
 	twoKeys := a.AttestedKey != nil || a.PeerAttestedKey
 	switch {
+	case a.ClientFirst && a.Mode != PostHandshake:
+		return fmt.Errorf("ClientFirst in Mode %v, whose handshake shows the server's evidence before the client's: it is for post-handshake", a.Mode)
 	case a.ReattestInterval < 0 || a.MinReattestInterval < 0:
 		return errors.New("negative ReattestInterval or MinReattestInterval")
 	case a.ReattestInterval > 0 && !a.asks():

@@ -1311,3 +1311,20 @@ func (deadConn) Write(b []byte) (int, error)      { return len(b), nil }
 func (deadConn) SetReadDeadline(time.Time) error  { return nil }
 func (deadConn) SetWriteDeadline(time.Time) error { return nil }
 func (deadConn) Close() error                     { return nil }
+
+// attestReadAuthenticator reads Certificate, CertificateVerify and Finished, or
+// Finished alone, with nothing between them.
+func (c *Conn) attestReadAuthenticator(op string) ([]byte, error) {
+	b, err := c.attestReadMessage(op, typeCertificate, typeFinished)
+	if err != nil || b[0] == typeFinished {
+		return b, err
+	}
+	for _, typ := range []uint8{typeCertificateVerify, typeFinished} {
+		m, err := c.attestReadMessage(op, typ)
+		if err != nil {
+			return nil, err
+		}
+		b = append(b, m...)
+	}
+	return b, nil
+}

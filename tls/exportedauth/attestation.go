@@ -67,6 +67,24 @@ type Config struct {
 	// attest: Evidence does not replace the certificate.
 	VerifyChain func(chain []*x509.Certificate) error
 
+	// VerifyPeer, if not nil, is called by Exchange once the peer has been accepted,
+	// before this end attests, where its turn is second, and may refuse it. The
+	// Peer is nil where the peer has refused to attest and AllowRefusal is set.
+	VerifyPeer func(*Peer) error
+
+	// AllowRefusal has Exchange go on with a peer that answers by a genuine refusal.
+	AllowRefusal bool
+
+	// ClientFirst turns the order of Exchange around. A server answers the client's
+	// request only when it has accepted the client's Evidence: whoever is not accepted
+	// sees none of the server's. A client agrees to that, and shows its own to a server
+	// of which it knows the certificate alone; without ClientFirst it refuses such a
+	// server. The order is the server's choice, if the client agrees to both.
+	//
+	// On a server that does not ask, or with AllowRefusal, it holds nothing back from a
+	// client that does not attest: have the handshake require and verify its certificate.
+	ClientFirst bool
+
 	// Request says what else a request asks for. It may be nil; its Context must be.
 	Request *RequestOptions
 

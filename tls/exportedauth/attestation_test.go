@@ -290,6 +290,105 @@ func TestExchangeIsRefused(t *testing.T) {
 	}
 }
 
+// sent is a connection that keeps what was written to it.
+type sent struct {
+	Conn
+	b bytes.Buffer
+}
+
+func (s *sent) Write(b []byte) (int, error) {
+	s.b.Write(b)
+	return s.Conn.Write(b)
+}
+
+// types returns the types of the messages that were written.
+func (s *sent) types() (types []uint8) {
+	for b := s.b.Bytes(); len(b) >= headerSize; {
+		types = append(types, b[0])
+		b = b[headerSize+(int(b[1])<<16|int(b[2])<<8|int(b[3])):]
+	}
+	return types
+}
+
+// TestServerShowsNothingBeforeItHasAcceptedTheClient: with ClientFirst all that a client
+// sees that is not accepted is the request to it.
+func TestServerShowsNothingBeforeItHasAcceptedTheClient(t *testing.T) {
+	asked := []uint8{typeCertificateRequest}
+	shown := []uint8{typeCertificateRequest, typeCertificate, typeCertificateVerify, typeFinished}
+	for _, tt := range []struct {
+		name   string
+		change func(c, s *Config)
+		client error // ErrInterrupted where it fails only because the server left
+		server error
+		says   string
+		sent   []uint8
+	}{
+		{"accepted", func(c, s *Config) {}, nil, nil, "", shown},
+		{"the server leaves the order to the client", func(c, s *Config) { s.ClientFirst = false }, nil, nil, "",
+			[]uint8{typeCertificate, typeCertificateVerify, typeFinished, typeCertificateRequest}},
+		{"the client holds back as well", func(c, s *Config) { c.ClientFirst = false }, ErrUnexpectedMessage, ErrRefused, "ClientFirst set as well", asked},
+		{"the client does not attest", func(c, s *Config) { *c = *onlyAsks(c) }, ErrInterrupted, ErrRefused, "it needs an attester", asked},
+		{"the client does not ask", func(c, s *Config) { *c = *onlyAttests(c) }, ErrInterrupted, ErrInterrupted, "there is no ClientCertificateRequest", nil},
+		{"its attester fails", func(c, s *Config) { c.Attester = &stubTEE{err: io.ErrClosedPipe} }, io.ErrClosedPipe, ErrRefused, "", asked},
+		{"its evidence is of another connection", func(c, s *Config) { c.Attester = &stubTEE{evidence: []byte("x")} }, ErrInterrupted, attestext.ErrBinding, "", asked},
+		{"the policy says no", func(c, s *Config) { s.Verifier = &stubTEE{err: attestext.Errorf(attestext.ErrPolicy, "stub", "no")} }, ErrInterrupted, attestext.ErrPolicy, "", asked},
+		{"its certificate is of nobody", func(c, s *Config) { s.VerifyChain = ClientChain(x509.NewCertPool(), nil) }, ErrInterrupted, ErrBadCertificate, "", asked},
+		{"VerifyPeer says no", func(c, s *Config) {
+			s.VerifyPeer = func(p *Peer) error {
+				if !p.Result.Valid() {
+					return nil
+				}
+				return errors.ErrUnsupported
+			}
+		}, ErrInterrupted, errors.ErrUnsupported, "", asked},
+		{"a refusal that is allowed", func(c, s *Config) { *c, s.AllowRefusal = *onlyAsks(c), true }, nil, nil, "", shown},
+		{"a refusal that is allowed, and VerifyPeer says no", func(c, s *Config) {
+			*c, s.AllowRefusal = *onlyAsks(c), true
+			s.VerifyPeer = func(p *Peer) error {
+				if p != nil {
+					return nil
+				}
+				return errors.ErrUnsupported
+			}
+		}, ErrInterrupted, errors.ErrUnsupported, "", asked},
+		{"a refusal is not evidence that is bad", func(c, s *Config) {
+			c.Attester, s.AllowRefusal = &stubTEE{evidence: []byte("x")}, true
+		}, ErrInterrupted, attestext.ErrBinding, "", asked},
+	} {
+		client, server := sessions(t, "c", crypto.SHA256)
+		cc, sc := configs()
+		cc.ClientFirst, sc.ClientFirst = true, true
+		cc.Timeout, sc.Timeout = time.Minute, time.Minute
+		tt.change(cc, sc)
+		if !cc.asks() {
+			sc.Timeout = time.Millisecond
+		}
+		a, b := net.Pipe()
+		out := &sent{Conn: b}
+		done := make(chan error, 1)
+		go func() {
+			_, err := Exchange(t.Context(), out, server, sc)
+			b.Close()
+			done <- err
+		}()
+		_, cerr := Exchange(t.Context(), a, client, cc)
+		a.Close()
+		serr := <-done
+		if !errors.Is(cerr, tt.client) {
+			t.Errorf("%s: client: %v", tt.name, cerr)
+		}
+		if tt.client == ErrUnexpectedMessage && !strings.Contains(cerr.Error(), "ClientFirst is not set here") {
+			t.Errorf("%s: client: %v", tt.name, cerr)
+		}
+		if !errors.Is(serr, tt.server) || serr != nil && !strings.Contains(serr.Error(), tt.says) {
+			t.Errorf("%s: server: %v", tt.name, serr)
+		}
+		if !bytes.Equal(out.types(), tt.sent) {
+			t.Errorf("%s: the server sent messages of types %v, want %v", tt.name, out.types(), tt.sent)
+		}
+	}
+}
+
 func TestConfigMistakesAreErrors(t *testing.T) {
 	for says, change := range map[string]func(c *Config){
 		"neither attests":    func(c *Config) { *c = Config{} },
@@ -368,7 +467,8 @@ func TestPeerThatDoesNotSpeakIsFoundOut(t *testing.T) {
 		{"Finished over the bound", attestext.RoleClient, header(20, 65), true, ErrDecode, "at most 68"},
 		{"CertificateVerify over the bound", attestext.RoleClient, append(header(11, 0), header(15, 4096)...), true, ErrDecode, "CertificateVerify of 4100 bytes"},
 		{"a request of the same role", attestext.RoleServer, header(13, 0), true, ErrUnexpectedMessage, "got CertificateRequest, want ClientCertificateRequest"},
-		{"a request in place of an answer", attestext.RoleClient, header(13, 0), true, ErrUnexpectedMessage, "got CertificateRequest, want Certificate"},
+		{"a request in place of an answer", attestext.RoleClient, header(13, 0), true, ErrDecode, "read the server's request: malformed"},
+		{"a request in place of a signature", attestext.RoleClient, append(header(11, 0), header(13, 0)...), true, ErrUnexpectedMessage, "got CertificateRequest, want CertificateVerify"},
 		{"Certificate twice", attestext.RoleClient, append(header(11, 0), header(11, 0)...), true, ErrUnexpectedMessage, "got Certificate, want CertificateVerify"},
 		{"an altered refusal", attestext.RoleClient, append(header(20, 32), make([]byte, 32)...), true, ErrDecrypt, "Finished of the refusal"},
 	} {
@@ -524,11 +624,14 @@ func FuzzExchange(f *testing.F) {
 	r := must(client.RequestAttestation(cc))
 	f.Add(r.Bytes(), true)
 	f.Add(must(server.Attest(f.Context(), must(server.ReadRequest(r.Bytes())), sc)), false)
+	f.Add(must(server.RequestAttestation(sc)).Bytes(), false)
 	f.Add([]byte("HTTP/1.1 400\r\n"), false)
 	f.Fuzz(func(t *testing.T, b []byte, atServer bool) {
 		defer fuzzbound.Check(t, len(b))()
 		client, server := sessions(t, "fuzz", crypto.SHA256)
-		s, c := client, onlyAsks(cc)
+		first := *cc
+		first.ClientFirst = true
+		s, c := client, &first
 		if atServer {
 			s, c = server, onlyAttests(sc)
 		}

@@ -18,6 +18,18 @@ type Conn interface {
 	SetDeadline(time.Time) error
 }
 
+// A MessageConn is a Conn with a carriage of its own: Exchange has it move messages,
+// in place of bytes. The errors of its methods are of this package's Error where the
+// peer is to blame, and else those of the connection.
+type MessageConn interface {
+	Conn
+	// ReadMessage reads one message, with its header, whose type is one of types and
+	// which is no longer than [MaxMessage]. op says what it is read for.
+	ReadMessage(op string, types ...uint8) ([]byte, error)
+	// WriteMessage writes one message, or those of one authenticator.
+	WriteMessage(b []byte) error
+}
+
 // Exchange attests on a connection whose handshake is complete, before any other
 // application byte, and appraises the peer, as c says. Both ends call it, with
 // Configs that match. The messages are application data, each delimited by its own
@@ -29,7 +41,16 @@ type Conn interface {
 //	                           ◀──────────────  CertificateRequest, if the server asks
 //	Certificate, CertificateVerify, Finished ▶
 //
-// It returns what is known of the peer, which is nil where this end does not ask.
+// With c.ClientFirst the server holds its answer back until it has accepted the
+// client's:
+//
+//	ClientCertificateRequest   ──────────────▶
+//	                           ◀──────────────  CertificateRequest
+//	Certificate, CertificateVerify, Finished ▶
+//	                           ◀──────────────  Certificate, CertificateVerify, Finished
+//
+// It returns what is known of the peer, which is nil where this end does not ask or
+// c.AllowRefusal let the peer pass.
 // An end that only attests does not learn from Exchange whether it was accepted.
 //
 // It returns in time: after c.Timeout, or when ctx is done. It refuses the first
@@ -86,86 +107,162 @@ type exchange struct {
 }
 
 // run has the client's request go first.
-func (x *exchange) run() (peer *Peer, err error) {
-	ask := func() error {
-		if x.c.asks() {
-			peer, err = x.ask()
-		}
-		return err
-	}
-	answer := func() error {
-		if x.c.attests() {
-			err = x.answer()
-		}
-		return err
-	}
+func (x *exchange) run() (*Peer, error) {
 	if x.s.role == attestext.RoleClient {
-		err = inOrder(ask, answer)
-	} else {
-		err = inOrder(answer, ask)
+		return x.client()
 	}
-	if err != nil {
-		return nil, err
+	return x.server()
+}
+
+func (x *exchange) client() (peer *Peer, err error) {
+	answered := false
+	if x.c.asks() {
+		if peer, answered, err = x.ask(); err != nil {
+			return nil, err
+		}
+	}
+	if x.c.attests() && !answered {
+		r, err := x.readRequest()
+		if err != nil {
+			return nil, err
+		}
+		if err := x.attest(r); err != nil {
+			return nil, err
+		}
 	}
 	return peer, nil
 }
 
-func inOrder(first, second func() error) error {
-	if err := first(); err != nil {
-		return err
+func (x *exchange) server() (peer *Peer, err error) {
+	var r *Request
+	if x.c.attests() {
+		if r, err = x.readRequest(); err != nil {
+			return nil, err
+		}
 	}
-	return second()
+	if r != nil && !x.c.ClientFirst {
+		if err := x.attest(r); err != nil {
+			return nil, err
+		}
+	}
+	if x.c.asks() {
+		if peer, _, err = x.ask(); err != nil {
+			return nil, err
+		}
+	}
+	if r != nil && x.c.ClientFirst {
+		if err := x.attest(r); err != nil {
+			return nil, err
+		}
+	}
+	return peer, nil
 }
 
-// ask sends a request and appraises the answer.
-func (x *exchange) ask() (*Peer, error) {
+// ask sends a request and appraises the answer. It reports whether this end, a client,
+// has answered a request of the peer before.
+func (x *exchange) ask() (peer *Peer, answered bool, err error) {
 	r, err := x.s.RequestAttestation(x.c)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	if err := x.write(r.Bytes()); err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	what := fmt.Sprintf("read the %v's authenticator", x.s.peer())
-	b, err := x.read(what, typeCertificate, typeFinished)
+	types := []uint8{typeCertificate, typeFinished}
+	if x.s.role == attestext.RoleClient {
+		types = append(types, typeCertificateRequest)
+	}
+	b, err := x.read(what, types...)
 	if err != nil {
-		return nil, err
+		return nil, false, err
+	}
+	if b[0] == typeCertificateRequest {
+		if err := x.attestFirst(b); err != nil {
+			return nil, false, err
+		}
+		answered = true
+		if b, err = x.read(what, typeCertificate, typeFinished); err != nil {
+			return nil, false, err
+		}
 	}
 	if b[0] == typeCertificate {
 		for _, typ := range []uint8{typeCertificateVerify, typeFinished} {
 			m, err := x.read(what, typ)
 			if err != nil {
-				return nil, err
+				return nil, false, err
 			}
 			b = slices.Concat(b, m)
 		}
 	}
-	return x.s.Appraise(x.ctx, r, b, x.c)
+	peer, err = x.s.Appraise(x.ctx, r, b, x.c)
+	refused := errors.Is(err, ErrRefused)
+	switch {
+	case refused && x.c.AllowRefusal:
+		peer, err = nil, nil
+	case refused && x.s.role == attestext.RoleServer && x.c.ClientFirst:
+		err = fmt.Errorf("%w (this server has the client attest first: it needs an attester, and ClientFirst set as well)", err)
+	}
+	if err == nil && x.c.VerifyPeer != nil {
+		err = x.c.VerifyPeer(peer)
+	}
+	if err != nil {
+		return nil, false, err
+	}
+	return peer, answered, nil
 }
 
-// answer reads a request and attests. A peer whose request cannot be met is told
-// so by an empty authenticator.
-func (x *exchange) answer() error {
-	b, err := x.read(fmt.Sprintf("read the %v's request", x.s.peer()), requestType(x.s.peer()))
-	if err != nil {
-		return err
-	}
+// attestFirst answers a server that asks before it has attested. A client that does not
+// attest has nothing to hold back, and leaves it to the server what becomes of it.
+func (x *exchange) attestFirst(b []byte) error {
 	r, err := x.s.ReadRequest(b)
 	if err != nil {
 		return err
 	}
-	b, err = x.s.Attest(x.ctx, r, x.c)
+	if x.c.attests() && x.c.ClientFirst {
+		return x.attest(r)
+	}
+	if err := x.refuse(r); err != nil || !x.c.attests() {
+		return err
+	}
+	return errorf(ErrUnexpectedMessage, opAttest, "the server wants this client to attest before it does so itself, and ClientFirst is not set here")
+}
+
+func (x *exchange) readRequest() (*Request, error) {
+	b, err := x.read(fmt.Sprintf("read the %v's request", x.s.peer()), requestType(x.s.peer()))
 	if err != nil {
-		if refusal, rerr := x.s.Refuse(r); rerr == nil {
-			x.write(refusal) // the error that matters is Attest's
-		}
+		return nil, err
+	}
+	return x.s.ReadRequest(b)
+}
+
+// attest answers a request. A peer whose request cannot be met is told so by an empty
+// authenticator.
+func (x *exchange) attest(r *Request) error {
+	b, err := x.s.Attest(x.ctx, r, x.c)
+	if err != nil {
+		x.refuse(r) // the error that matters is Attest's
+		return err
+	}
+	return x.write(b)
+}
+
+func (x *exchange) refuse(r *Request) error {
+	b, err := x.s.Refuse(r)
+	if err != nil {
 		return err
 	}
 	return x.write(b)
 }
 
 func (x *exchange) write(b []byte) error {
-	if _, err := x.conn.Write(b); err != nil {
+	var err error
+	if m, ok := x.conn.(MessageConn); ok {
+		err = m.WriteMessage(b)
+	} else {
+		_, err = x.conn.Write(b)
+	}
+	if err != nil {
 		return x.interrupted("write to the "+x.s.peer().String(), "the connection failed", err)
 	}
 	return nil
@@ -173,6 +270,13 @@ func (x *exchange) write(b []byte) error {
 
 // read reads one message of one of the types, and not a byte beyond it.
 func (x *exchange) read(op string, types ...uint8) ([]byte, error) {
+	if m, ok := x.conn.(MessageConn); ok {
+		b, err := m.ReadMessage(op, types...)
+		if err != nil && !errors.As(err, new(*Error)) {
+			err = x.interrupted(op, fmt.Sprintf("there is no %s", typeName(types[0])), err)
+		}
+		return b, err
+	}
 	header := make([]byte, headerSize)
 	// One byte says whether the peer speaks this at all.
 	if _, err := io.ReadFull(x.conn, header[:1]); err != nil {
