@@ -39,8 +39,8 @@ func (c *Conn) attestClientHello(hello *clientHelloMsg) error {
 	if a.Verifier != nil {
 		peer.offered = evidenceTypes(a.PeerCredentials, a.Verifier.Formats)
 	}
-	if a.Attester != nil {
-		self.offered = evidenceTypes(a.Credentials, a.Attester.Formats)
+	if own := a.attester(); own != nil {
+		self.offered = evidenceTypes(a.Credentials, own.Formats)
 	}
 	if a.ResultsVerifier != nil {
 		peer.offeredVerifiers = a.ResultsVerifier.Verifiers()

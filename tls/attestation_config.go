@@ -110,6 +110,11 @@ type AttestationConfig struct {
 	// the model; see PreferResults.
 	Results attestext.ResultsHolder
 
+	// ResultsOnly has this side show Results and never Evidence: the Attester, if there is
+	// one, is not called, and a peer that wants Evidence is told that there is none.
+	// Results must then be set.
+	ResultsOnly bool
+
 	// Credentials lists what this side's Evidence comes with, in order of
 	// preference. If nil, it is attestext.CertAttestation alone: an X.509
 	// certificate with Evidence beside it. attestext.AttestationOnly is

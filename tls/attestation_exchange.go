@@ -108,8 +108,8 @@ func (c *Conn) attestAuthenticators(x *attestExchange, verifyChain func([]*x509.
 		Trace:          x.trace,
 	}
 	// An interface that holds a nil of ours would not be nil.
-	if a.Attester != nil {
-		conf.Attester = a.Attester
+	if own := a.attester(); own != nil {
+		conf.Attester = own
 	} else if a.Results != nil {
 		conf.Results = a.Results
 	}

@@ -241,6 +241,7 @@ func TestModeMistakesAreErrors(t *testing.T) {
 		{"unknown AttestationCarriage(9)", func(a *AttestationConfig) { a.Carriage = 9 }},
 		{"ClientFirst in Mode combined", func(a *AttestationConfig) { a.Mode, a.ClientFirst = Combined, true }},
 		{"ClientFirst in Mode tls-attest", func(a *AttestationConfig) { a.Mode, a.ClientFirst = InHandshake, true }},
+		{"ResultsOnly without Results", func(a *AttestationConfig) { a.ResultsOnly = true }},
 		{"which is over when", func(a *AttestationConfig) { a.ReattestInterval, a.Carriage = 1, CarriageLeading }},
 		{"does not ask", func(a *AttestationConfig) { a.ReattestInterval, a.Verifier = 1, nil }},
 		{"negative ReattestInterval", func(a *AttestationConfig) { a.ReattestInterval = -1 }},

@@ -140,7 +140,7 @@ func (c *Conn) attestEvidence(ctx context.Context, msg *certificateMsgTLS13, tra
 	if d.model == attestext.Passport {
 		cmw, err = attestext.Attest(ctx, a.attestTimeout(), a.Results, d.request)
 	} else {
-		cmw, err = attestext.Attest(ctx, a.attestTimeout(), a.Attester, d.request)
+		cmw, err = attestext.Attest(ctx, a.attestTimeout(), a.attester(), d.request)
 	}
 	c.attestTrace(d, traceEvidenceMade, len(cmw), time.Since(start), err)
 	if err != nil {

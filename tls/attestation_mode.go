@@ -84,7 +84,15 @@ func (a *AttestationConfig) afterHandshake() bool {
 }
 
 func (a *AttestationConfig) asks() bool    { return a.Verifier != nil || a.ResultsVerifier != nil }
-func (a *AttestationConfig) attests() bool { return a.Attester != nil || a.Results != nil }
+func (a *AttestationConfig) attests() bool { return a.attester() != nil || a.Results != nil }
+
+// attester returns what makes this side's Evidence, or nil where it shows none.
+func (a *AttestationConfig) attester() attestext.Attester {
+	if a.ResultsOnly {
+		return nil
+	}
+	return a.Attester
+}
 
 // asksAfterHandshake reports whether the peer is asked for an exported
 // authenticator; a may be nil.
@@ -126,6 +134,8 @@ func (a *AttestationConfig) validateMode() error {
 	only := slices.Contains(a.Credentials, attestext.AttestationOnly) || slices.Contains(a.PeerCredentials, attestext.AttestationOnly)
 	twoKeys := a.AttestedKey != nil || a.PeerAttestedKey
 	switch {
+	case a.ResultsOnly && a.Results == nil:
+		return errors.New("ResultsOnly without Results: this end has nothing to show")
 	case a.ClientFirst && a.Mode != PostHandshake:
 		return fmt.Errorf("ClientFirst in Mode %v, whose handshake shows the server's evidence before the client's: it is for post-handshake", a.Mode)
 	case a.ReattestInterval < 0 || a.MinReattestInterval < 0:
@@ -147,7 +157,7 @@ func (a *AttestationConfig) validateMode() error {
 	switch {
 	case !a.asks() && !a.attests():
 		return fmt.Errorf("Mode %v, and this end neither attests nor asks for attestation: set an Attester, a Verifier or their like", a.Mode)
-	case a.Attester != nil && a.Results != nil:
+	case a.attester() != nil && a.Results != nil:
 		return fmt.Errorf("both Attester and Results in Mode %v: an exported authenticator cannot say which model is wanted", a.Mode)
 	case a.Verifier != nil && a.ResultsVerifier != nil:
 		return fmt.Errorf("both Verifier and ResultsVerifier in Mode %v: an exported authenticator cannot say which model is wanted", a.Mode)

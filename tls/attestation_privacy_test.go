@@ -214,3 +214,82 @@ func TestClientFirstNeedsAClientThatIsKnown(t *testing.T) {
 		}
 	}
 }
+
+// TestResultsOnlyShowsNoEvidence: an end that could make Evidence shows results and
+// nothing else, in either role, mode and form; a peer that wants Evidence is
+// told that there is none.
+func TestResultsOnlyShowsNoEvidence(t *testing.T) {
+	never := &stubTEE{attest: func(context.Context, *attestext.AttestRequest) ([]byte, error) {
+		t.Error("evidence was made")
+		return nil, errDown
+	}}
+	for _, form := range []struct {
+		mode AttestationMode
+		form AttestationForm
+		deny alert // of a server, for a client that wants Evidence
+	}{
+		{InHandshake, FormTLSAttest, alert(testCodePoints.UnsupportedEvidence)},
+		{InHandshake, FormEarly, alert(testCodePoints.UnsupportedAttestationSchemes)},
+		{InHandshake, FormEarly03, alert(testCodePoints.UnsupportedEvidence)},
+		{Combined, FormTLSAttest, alert(testCodePoints.UnsupportedEvidence)},
+		{PostHandshake, FormTLSAttest, 0},
+	} {
+		for _, d := range exchangeDirections[:2] {
+			client, server := exchanging(form.mode)
+			d.configure(client, server)
+			attests, asks := server, client
+			if d.client {
+				attests, asks = client, server
+			}
+			client.Attestation.Form, server.Attestation.Form = form.form, form.form
+			attests.Attestation.Attester, attests.Attestation.Results, attests.Attestation.ResultsOnly = never, &stubResults{}, true
+
+			name := fmt.Sprintf("%v, %v, %s", form.mode, form.form, d.name)
+			ends := attestHandshake(t, client, server)
+			refuses := ends.server
+			if d.client {
+				refuses = ends.client
+			}
+			if ends.clientErr == nil || ends.serverErr == nil {
+				t.Errorf("%s: a peer that wants evidence: client: %v, server: %v", name, ends.clientErr, ends.serverErr)
+			}
+			if a, _ := refuses.AlertSent(); d.server && alert(a) != form.deny {
+				t.Errorf("%s: alert %v: %v", name, a, ends.serverErr)
+			}
+			if form.deny != 0 && d.server && !strings.Contains(ends.serverErr.Error(), "this server has results by") {
+				t.Errorf("%s: %v", name, ends.serverErr)
+			}
+
+			if form.mode == InHandshake {
+				asks.Attestation.ResultsVerifier = &stubResults{} // beside the Verifier
+			} else {
+				asks.Attestation.Verifier, asks.Attestation.ResultsVerifier = nil, &stubResults{}
+			}
+			ends = attestHandshake(t, client, server)
+			if ends.clientErr != nil || ends.serverErr != nil {
+				t.Fatalf("%s: client: %v, server: %v", name, ends.clientErr, ends.serverErr)
+			}
+			relies := ends.client
+			if d.client {
+				relies = ends.server
+			}
+			if r := relies.ConnectionState().PeerAttestation; !r.Valid() || r.Model() != attestext.Passport {
+				t.Errorf("%s: %+v", name, r)
+			}
+
+			if d.server && form.form == FormTLSAttest && form.mode == InHandshake {
+				server.Attestation.Results = &stubResults{verifiers: []attestext.VerifierIdentity{"other.example"}}
+				ends = attestHandshake(t, client, server)
+				if a, _ := ends.server.AlertSent(); alert(a) != alert(testCodePoints.UnsupportedVerifiers) {
+					t.Errorf("%s: no verifier in common: alert %v", name, a)
+				}
+			}
+
+			// Results that are gone are no reason to fall back.
+			attests.Attestation.Results = &stubResults{verifiers: []attestext.VerifierIdentity{}}
+			if ends = attestHandshake(t, client, server); ends.clientErr == nil {
+				t.Errorf("%s: accepted without a result", name)
+			}
+		}
+	}
+}

@@ -72,7 +72,7 @@ func (hs *serverHandshakeStateTLS13) attestNegotiate() error {
 	if self := &c.attest.self; request.any() && a.attests() {
 		own := a.selfMenu()
 		if self.choose(own, request); !self.negotiated {
-			return fail(alert(request.alert(cp, a.Attester != nil)), "client asks for %v, this server has %v", request, own)
+			return fail(alert(request.alert(cp, a.attester() != nil)), "client asks for %v, this server has %v", request, own)
 		}
 	}
 
@@ -121,8 +121,8 @@ func (c *Conn) attestVerifiesClient() {
 // selfMenu and peerMenu return what a server can attest and appraise.
 func (a *AttestationConfig) selfMenu() attestMenu {
 	own := attestMenu{preferResults: a.PreferResults, resultsKind: resultsKind(a.Credentials)}
-	if a.Attester != nil {
-		own.evidence = evidenceTypes(a.Credentials, a.Attester.Formats)
+	if attester := a.attester(); attester != nil {
+		own.evidence = evidenceTypes(a.Credentials, attester.Formats)
 	}
 	if a.Results != nil {
 		own.verifiers = a.Results.Verifiers()
