@@ -9,7 +9,6 @@ import (
 	"encoding/binary"
 	"math/big"
 	"slices"
-	"sync/atomic"
 	"time"
 
 	"github.com/attestedtls/atls/attestext/internal/lru"
@@ -32,21 +31,18 @@ const DefaultCacheSize = 1024
 //
 // A Cache is bounded, forgets what was not used longest, and is safe for concurrent
 // use.
-type Cache struct {
-	platforms    *lru.Cache[*known]
-	hits, misses atomic.Uint64
-}
+type Cache struct{ platforms *lru.Cache[*known] }
 
 // NewCache returns a Cache of size platforms; 0 or less means [DefaultCacheSize].
 func NewCache(size int) *Cache {
 	if size <= 0 {
 		size = DefaultCacheSize
 	}
-	return &Cache{platforms: lru.New[*known](size)}
+	return &Cache{lru.New[*known](size)}
 }
 
 // Stats returns how many reports c has verified, and how many it could not.
-func (c *Cache) Stats() (hits, misses uint64) { return c.hits.Load(), c.misses.Load() }
+func (c *Cache) Stats() (hits, misses uint64) { return c.platforms.Stats() }
 
 // known is a chain that was verified, and the revocation lists by its root.
 type known struct {
@@ -90,20 +86,19 @@ func (c *Cache) verify(key lru.Key, r *Report, l *leaf, now time.Time, skip bool
 	if c == nil {
 		return nil
 	}
-	k, ok := c.platforms.Get(key)
-	if ok && !now.Before(k.notBefore) && !now.After(k.notAfter) && checkSignature(r.raw, k.key) {
-		v := &Verified{report: *r, line: l.line, cspID: l.exts.CspID}
-		err := revocation.Check([]*x509.Certificate{k.authority, k.ark}, k.lists, now)
-		if v.collateral = err == nil; v.collateral || err == revocation.ErrNoList && skip {
-			if v.collateral {
-				v.issued = revocation.Newest(k.lists, now)
-			}
-			c.hits.Add(1)
-			return v
+	return lru.Use(c.platforms, key, func(k *known) *Verified {
+		if now.Before(k.notBefore) || now.After(k.notAfter) || !checkSignature(r.raw, k.key) {
+			return nil
 		}
-	}
-	c.misses.Add(1)
-	return nil
+		v := &Verified{report: *r, line: l.line, cspID: l.exts.CspID}
+		switch err := revocation.Check([]*x509.Certificate{k.authority, k.ark}, k.lists, now); {
+		case err == nil:
+			v.collateral, v.issued = true, revocation.Newest(k.lists, now)
+		case err != revocation.ErrNoList || !skip:
+			return nil
+		}
+		return v
+	})
 }
 
 // remember notes that l has been verified below authority and ark, with lists of ark's.

@@ -7,7 +7,6 @@ import (
 	"crypto/sha256"
 	"crypto/x509"
 	"math/big"
-	"sync/atomic"
 	"time"
 
 	"github.com/attestedtls/atls/attestext/internal/lru"
@@ -32,21 +31,18 @@ const DefaultCacheSize = 1024
 // A Cache is bounded, forgets what was not used longest, and is safe for concurrent
 // use. One serves any number of options, but does its work for one pool of roots at a
 // time.
-type Cache struct {
-	platforms    *lru.Cache[*known]
-	hits, misses atomic.Uint64
-}
+type Cache struct{ platforms *lru.Cache[*known] }
 
 // NewCache returns a Cache of size platforms; 0 or less means [DefaultCacheSize].
 func NewCache(size int) *Cache {
 	if size <= 0 {
 		size = DefaultCacheSize
 	}
-	return &Cache{platforms: lru.New[*known](size)}
+	return &Cache{lru.New[*known](size)}
 }
 
 // Stats returns how many quotes c has verified, and how many it could not.
-func (c *Cache) Stats() (hits, misses uint64) { return c.hits.Load(), c.misses.Load() }
+func (c *Cache) Stats() (hits, misses uint64) { return c.platforms.Stats() }
 
 // known is a platform that was verified.
 type known struct {
@@ -71,15 +67,16 @@ func (c *Cache) verify(raw []byte, roots *x509.CertPool, opts *VerifyOptions, no
 	if c == nil {
 		return nil
 	}
-	k, ok := c.platforms.Get(cacheKey(raw, opts.Collateral))
-	if ok && k.holds(roots, opts.Collateral, now) && checkSignatures(raw, k.key) {
-		if v, err := conclude(raw, k.platform, opts, now); err == nil {
-			c.hits.Add(1)
-			return v
+	return lru.Use(c.platforms, cacheKey(raw, opts.Collateral), func(k *known) *Verified {
+		if !k.holds(roots, opts.Collateral, now) || !checkSignatures(raw, k.key) {
+			return nil
 		}
-	}
-	c.misses.Add(1)
-	return nil
+		v, err := conclude(raw, k.platform, opts, now)
+		if err != nil {
+			return nil
+		}
+		return v
+	})
 }
 
 // remember notes that the chain of raw has been verified with opts at now.

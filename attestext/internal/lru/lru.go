@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"sync"
+	"sync/atomic"
 )
 
 // A Key is a digest of everything that a value depends on; see [Digest].
@@ -24,8 +25,11 @@ func Digest(parts ...[]byte) Key {
 	return Key(h.Sum(nil))
 }
 
-// A Cache holds up to a number of values. Its methods may be called concurrently.
+// A Cache holds up to a number of values, and counts of how much use they are. Its methods
+// may be called concurrently.
 type Cache[V any] struct {
+	hits, misses atomic.Uint64
+
 	mu    sync.Mutex
 	max   int
 	order *list.List // of entry[V]; the front was used last
@@ -56,6 +60,21 @@ func (c *Cache[V]) Get(k Key) (v V, ok bool) {
 	c.order.MoveToFront(e)
 	return e.Value.(entry[V]).value, true
 }
+
+// Use returns what f makes of the value of k, or nil if there is none or f returns nil.
+func Use[V, R any](c *Cache[V], k Key, f func(V) *R) *R {
+	if v, ok := c.Get(k); ok {
+		if r := f(v); r != nil {
+			c.hits.Add(1)
+			return r
+		}
+	}
+	c.misses.Add(1)
+	return nil
+}
+
+// Stats returns how often [Use] has returned something, and how often nil.
+func (c *Cache[V]) Stats() (hits, misses uint64) { return c.hits.Load(), c.misses.Load() }
 
 // Put sets the value of k.
 func (c *Cache[V]) Put(k Key, v V) {
