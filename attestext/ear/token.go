@@ -3,11 +3,14 @@ package ear
 import (
 	"bytes"
 	"crypto"
+	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/base64"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -79,6 +82,54 @@ func (r *Result) Nonce() string { return r.claims.Nonce }
 // AKPub returns a copy of the DER SubjectPublicKeyInfo of the attested key, or nil
 // if the token names none.
 func (r *Result) AKPub() []byte { return slices.Clone(r.claims.AKPub()) }
+
+// Vector returns a copy of the trustworthiness vector of the one submodule; nil where there are
+// several.
+func (r *Result) Vector() Vector {
+	if len(r.claims.Submods) != 1 {
+		return nil
+	}
+	var v Vector
+	for _, one := range r.claims.Submods {
+		v = maps.Clone(one.Vector)
+	}
+	return v
+}
+
+// Describe says what r says, for people and logs. Times are in RFC 3339.
+func (r *Result) Describe() map[string]any {
+	m := map[string]any{
+		"developer": r.claims.Developer,
+		"build":     r.claims.Build,
+		"issued_at": r.IssuedAt().Format(time.RFC3339),
+		"expires":   r.Expires().Format(time.RFC3339),
+		"profile":   r.Profile(),
+	}
+	if r.Issuer() != "" {
+		m["issuer"] = r.Issuer()
+	}
+	if key := r.AKPub(); key != nil {
+		h := sha256.Sum256(key)
+		m["attested_key_sha256"] = hex.EncodeToString(h[:])
+	}
+	submods := make(map[string]any)
+	for name, a := range r.Claims().Submods {
+		s := map[string]any{"status": a.Status.String(), "tier": a.Tier().String()}
+		if len(a.Vector) != 0 {
+			vector := make(map[string]any)
+			for claim, n := range a.Vector {
+				vector[claim] = int(n)
+			}
+			s["trustworthiness_vector"] = vector
+		}
+		if len(a.PolicyIDs) != 0 {
+			s["policies"] = a.PolicyIDs
+		}
+		submods[name] = s
+	}
+	m["submods"] = submods
+	return m
+}
 
 const (
 	opVerify = "verify EAR"

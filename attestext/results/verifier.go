@@ -11,9 +11,7 @@ package results
 import (
 	"context"
 	"crypto"
-	"crypto/sha256"
 	"crypto/x509"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"slices"
@@ -189,13 +187,10 @@ func (v *Verifier) Appraise(ctx context.Context, ev *attestext.Evidence, expecte
 	a := &attestext.Appraisal{
 		Verdict: r.Tier().String(),
 		Format:  r.Claims().Format(),
-		Claims:  describe(t.ID, r),
+		Vector:  r.Vector(),
+		Claims:  r.Describe(),
 	}
-	if submods := r.Claims().Submods; len(submods) == 1 {
-		for _, one := range submods {
-			a.Vector = one.Vector
-		}
-	}
+	a.Claims["verifier"] = string(t.ID)
 	if needsKey(expected) {
 		a.Key = r.AKPub()
 		switch {
@@ -239,41 +234,4 @@ func reasons(r *ear.Result) string {
 	}
 	slices.Sort(s)
 	return strings.Join(s, "; ")
-}
-
-// describe says what r says, for people and logs. Times are in RFC 3339.
-func describe(id attestext.VerifierIdentity, r *ear.Result) map[string]any {
-	developer, build := r.Verifier()
-	m := map[string]any{
-		"verifier":  string(id),
-		"developer": developer,
-		"build":     build,
-		"issued_at": r.IssuedAt().Format(time.RFC3339),
-		"expires":   r.Expires().Format(time.RFC3339),
-		"profile":   r.Profile(),
-	}
-	if r.Issuer() != "" {
-		m["issuer"] = r.Issuer()
-	}
-	if key := r.AKPub(); key != nil {
-		h := sha256.Sum256(key)
-		m["attested_key_sha256"] = hex.EncodeToString(h[:])
-	}
-	submods := make(map[string]any)
-	for name, a := range r.Claims().Submods {
-		s := map[string]any{"status": a.Status.String(), "tier": a.Tier().String()}
-		if len(a.Vector) != 0 {
-			vector := make(map[string]any)
-			for claim, n := range a.Vector {
-				vector[claim] = int(n)
-			}
-			s["trustworthiness_vector"] = vector
-		}
-		if len(a.PolicyIDs) != 0 {
-			s["policies"] = a.PolicyIDs
-		}
-		submods[name] = s
-	}
-	m["submods"] = submods
-	return m
 }

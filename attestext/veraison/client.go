@@ -4,8 +4,6 @@ import (
 	"bytes"
 	"context"
 	"crypto"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -509,12 +507,8 @@ func (c *Client) judge(r *ear.Result, s *submission, expected *attestext.Challen
 		}
 		return nil, attestext.Errorf(attestext.ErrPolicy, opAppraise, "the service's tier is %v", tier)
 	}
-	a := &attestext.Appraisal{Verdict: tier.String(), Format: s.format, Key: s.key, Claims: describe(c.base.Host, r)}
-	if submods := r.Claims().Submods; len(submods) == 1 {
-		for _, one := range submods {
-			a.Vector = one.Vector
-		}
-	}
+	a := &attestext.Appraisal{Verdict: tier.String(), Format: s.format, Key: s.key, Vector: r.Vector(), Claims: r.Describe()}
+	a.Claims["service"] = c.base.Host
 	named := r.AKPub()
 	switch {
 	case named == nil && s.needsKey:
@@ -527,33 +521,4 @@ func (c *Client) judge(r *ear.Result, s *submission, expected *attestext.Challen
 		a.Key = named
 	}
 	return a, nil
-}
-
-// describe says what r says, for people and logs. Times are in RFC 3339.
-func describe(host string, r *ear.Result) map[string]any {
-	developer, build := r.Verifier()
-	m := map[string]any{
-		"service":   host,
-		"developer": developer,
-		"build":     build,
-		"issued_at": r.IssuedAt().Format(time.RFC3339),
-	}
-	if key := r.AKPub(); key != nil {
-		h := sha256.Sum256(key)
-		m["attested_key_sha256"] = hex.EncodeToString(h[:])
-	}
-	submods := make(map[string]any)
-	for name, a := range r.Claims().Submods {
-		s := map[string]any{"status": a.Status.String(), "tier": a.Tier().String()}
-		vector := make(map[string]any)
-		for claim, n := range a.Vector {
-			vector[claim] = int(n)
-		}
-		if len(vector) != 0 {
-			s["trustworthiness_vector"] = vector
-		}
-		submods[name] = s
-	}
-	m["submods"] = submods
-	return m
 }
