@@ -222,29 +222,41 @@ func (c *cell) clientWith(change func(*tls.Config)) (net.Conn, error) {
 // trust is what the client does on a connection that it has accepted: exported
 // authenticators, if it asks for them, and then it tells its secret.
 func (c *cell) trust(e *end) error {
-	if n := c.reattests(); n > 0 {
-		s, err := e.exported()
-		if err != nil {
-			return err
-		}
-		cfg, err := c.asks(e.role)
-		if err != nil {
-			return err
-		}
-		for range n {
-			if c.compromise != nil {
-				c.compromise()
-			}
-			if _, err := exportedauth.Exchange(c.ctx, e.conn, s, cfg); err != nil {
-				return err
-			}
+	compromise := func() {
+		if c.compromise != nil {
+			c.compromise()
 		}
 	}
-	if c.compromise != nil {
-		c.compromise()
+	if err := c.reattest(e, func() (*exportedauth.Config, error) { return c.asks(e.role) }, compromise); err != nil {
+		return err
 	}
+	compromise()
 	_, err := io.WriteString(e.conn, secret)
 	return err
+}
+
+// reattest has e go through the exported authenticators after that of the mode, if there
+// are any: as config says, and calling before ahead of each.
+func (c *cell) reattest(e *end, config func() (*exportedauth.Config, error), before func()) error {
+	n := c.reattests()
+	if n == 0 {
+		return nil
+	}
+	s, err := e.exported()
+	if err != nil {
+		return err
+	}
+	cfg, err := config()
+	if err != nil {
+		return err
+	}
+	for range n {
+		before()
+		if _, err := exportedauth.Exchange(c.ctx, e.conn, s, cfg); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // server starts an honest server on a machine and returns the other side of its
@@ -274,16 +286,8 @@ func (c *cell) serverWith(m *machine, change func(*tls.Config)) (net.Conn, *end,
 // it answers requests for exported authenticators, and reads what it is told.
 func (c *cell) attestAndRead(m *machine) func(*end) error {
 	return func(e *end) error {
-		if n := c.reattests(); n > 0 {
-			s, err := e.exported()
-			if err != nil {
-				return err
-			}
-			for range n {
-				if _, err := exportedauth.Exchange(c.ctx, e.conn, s, c.answers(m)); err != nil {
-					return err
-				}
-			}
+		if err := c.reattest(e, func() (*exportedauth.Config, error) { return c.answers(m), nil }, func() {}); err != nil {
+			return err
 		}
 		b := make([]byte, len(secret))
 		if _, err := io.ReadFull(e.conn, b); err != nil {

@@ -256,24 +256,18 @@ func (c *cell) both(e *end, m *machine) (*tls.AttestationConfig, error) {
 // attestAndTrust is what an honest end does that attests and asks, when its handshake
 // is complete.
 func (c *cell) attestAndTrust(e *end, m *machine) error {
-	if n := c.reattests(); n > 0 {
-		s, err := e.exported()
-		if err != nil {
-			return err
-		}
+	err := c.reattest(e, func() (*exportedauth.Config, error) {
 		cfg, err := c.asks(e.role)
-		if err != nil {
-			return err
+		if err == nil {
+			answers := c.answers(m)
+			cfg.Identities, cfg.Attester = answers.Identities, answers.Attester
 		}
-		answers := c.answers(m)
-		cfg.Identities, cfg.Attester = answers.Identities, answers.Attester
-		for range n {
-			if _, err := exportedauth.Exchange(c.ctx, e.conn, s, cfg); err != nil {
-				return err
-			}
-		}
+		return cfg, err
+	}, func() {})
+	if err != nil {
+		return err
 	}
-	_, err := io.WriteString(e.conn, secret)
+	_, err = io.WriteString(e.conn, secret)
 	return err
 }
 
