@@ -58,30 +58,16 @@ var (
 	ErrUsage = errors.New("cannot go on")
 )
 
-// An Error says who did what. Class is one of the Err variables of this package,
-// Op is a short phrase such as "read the client's request", and Err is the cause
-// and may be nil. It never holds evidence or secrets.
-type Error struct {
-	Class error
-	Op    string
-	Err   error
-}
+// An Error says who did what, as [attestext.Error] does. Class is one of the Err variables
+// of this package, Op is a short phrase such as "read the client's request", and Err is the
+// cause and may be nil. It never holds evidence or secrets.
+type Error attestext.Error
 
 // Error returns "op: class: cause".
-func (e *Error) Error() string {
-	if e.Err == nil {
-		return fmt.Sprintf("%s: %v", e.Op, e.Class)
-	}
-	return fmt.Sprintf("%s: %v: %v", e.Op, e.Class, e.Err)
-}
+func (e *Error) Error() string { return (*attestext.Error)(e).Error() }
 
 // Unwrap returns the class and the cause.
-func (e *Error) Unwrap() []error {
-	if e.Err == nil {
-		return []error{e.Class}
-	}
-	return []error{e.Class, e.Err}
-}
+func (e *Error) Unwrap() []error { return (*attestext.Error)(e).Unwrap() }
 
 func errorf(class error, op, format string, args ...any) error {
 	return &Error{Class: class, Op: op, Err: fmt.Errorf(format, args...)}
