@@ -21,6 +21,7 @@ import (
 	"github.com/attestedtls/atls/attestext/sevsnp"
 	"github.com/attestedtls/atls/attestext/softtee"
 	"github.com/attestedtls/atls/internal/fuzzbound"
+	"github.com/attestedtls/atls/internal/sidecar"
 	"github.com/google/go-sev-guest/abi"
 	pb "github.com/google/go-sev-guest/proto/sevsnp"
 	"github.com/google/go-sev-guest/validate"
@@ -76,104 +77,64 @@ func wantClass(t testing.TB, err, class error) {
 	}
 }
 
-// A sidecar describes a file of testdata: where it is from and what it must do.
-type sidecar struct {
-	File, Source, What, Date, Spec, SHA256 string
-	Expected                               struct {
-		VerifiesAt     time.Time `json:"verifies_at"`
-		Certificate    string
-		ProductLine    string `json:"product_line"`
-		Measurement    string
-		ReportData     string `json:"report_data"`
-		ChipID         string `json:"chip_id"`
-		ReportedTCB    string `json:"reported_tcb"`
-		GuestSVN       uint32 `json:"guest_svn"`
-		VMPL           uint32
-		Debug          bool
-		MigrationAgent bool `json:"migration_agent"`
-	}
+// expected is what the sidecar of a file of testdata says that it must do.
+type expected struct {
+	VerifiesAt     time.Time `json:"verifies_at"`
+	Certificate    string
+	ProductLine    string `json:"product_line"`
+	Measurement    string
+	ReportData     string `json:"report_data"`
+	ChipID         string `json:"chip_id"`
+	ReportedTCB    string `json:"reported_tcb"`
+	GuestSVN       uint32 `json:"guest_svn"`
+	VMPL           uint32
+	Debug          bool
+	MigrationAgent bool `json:"migration_agent"`
 }
 
 func TestRecordedEvidenceIsAsItsSidecarSays(t *testing.T) {
-	files, err := filepath.Glob("testdata/*.meta.json")
-	if err != nil || len(files) == 0 {
-		t.Fatalf("no sidecars: %v", err)
-	}
-	described := make(map[string]bool)
-	for _, f := range files {
-		b, err := os.ReadFile(f)
-		if err != nil {
-			t.Fatal(err)
-		}
-		var s sidecar
-		d := json.NewDecoder(bytes.NewReader(b))
-		d.DisallowUnknownFields()
-		if err := d.Decode(&s); err != nil {
-			t.Fatalf("%s: %v", f, err)
-		}
-		described[s.File] = true
-		t.Run(s.File, func(t *testing.T) {
-			data, err := os.ReadFile(filepath.Join("testdata", s.File))
+	sidecar.Check(t, func(t *testing.T, f *sidecar.File[expected]) {
+		switch filepath.Ext(f.File) {
+		case ".report":
+			der, err := os.ReadFile(filepath.Join("testdata", f.Expected.Certificate))
 			if err != nil {
 				t.Fatal(err)
 			}
-			if sum := sha256.Sum256(data); hex.EncodeToString(sum[:]) != s.SHA256 {
-				t.Fatalf("SHA-256 is %x, want %s", sum, s.SHA256)
+			cert, err := x509.ParseCertificate(der)
+			if err != nil {
+				t.Fatal(err)
 			}
-			if s.Source == "" || s.Date == "" || s.Spec == "" {
-				t.Error("sidecar lacks source, date or spec")
+			r := parse(t, f.Data)
+			v, err := sevsnp.Verify(r, &sevsnp.Certificates{VCEK: cert}, &sevsnp.VerifyOptions{InsecureSkipCollateral: true, Now: f.Expected.VerifiesAt})
+			if err != nil {
+				t.Fatal(err)
 			}
-			switch filepath.Ext(s.File) {
-			case ".report":
-				der, err := os.ReadFile(filepath.Join("testdata", s.Expected.Certificate))
-				if err != nil {
-					t.Fatal(err)
+			for _, c := range []struct{ name, got, want string }{
+				{"measurement", hex.EncodeToString(r.Measurement[:]), f.Expected.Measurement},
+				{"report data", hex.EncodeToString(r.ReportData[:]), f.Expected.ReportData},
+				{"chip ID", hex.EncodeToString(v.ChipID()), f.Expected.ChipID},
+				{"reported TCB", r.ReportedTCB.String(), f.Expected.ReportedTCB},
+				{"product line", v.ProductLine(), f.Expected.ProductLine},
+			} {
+				if c.got != c.want {
+					t.Errorf("%s is %s, want %s", c.name, c.got, c.want)
 				}
-				cert, err := x509.ParseCertificate(der)
-				if err != nil {
-					t.Fatal(err)
-				}
-				r := parse(t, data)
-				v, err := sevsnp.Verify(r, &sevsnp.Certificates{VCEK: cert}, &sevsnp.VerifyOptions{InsecureSkipCollateral: true, Now: s.Expected.VerifiesAt})
-				if err != nil {
-					t.Fatal(err)
-				}
-				for _, f := range []struct{ name, got, want string }{
-					{"measurement", hex.EncodeToString(r.Measurement[:]), s.Expected.Measurement},
-					{"report data", hex.EncodeToString(r.ReportData[:]), s.Expected.ReportData},
-					{"chip ID", hex.EncodeToString(v.ChipID()), s.Expected.ChipID},
-					{"reported TCB", r.ReportedTCB.String(), s.Expected.ReportedTCB},
-					{"product line", v.ProductLine(), s.Expected.ProductLine},
-				} {
-					if f.got != f.want {
-						t.Errorf("%s is %s, want %s", f.name, f.got, f.want)
-					}
-				}
-				if v.Debug() != s.Expected.Debug || v.MigrationAgent() != s.Expected.MigrationAgent || v.VMPL() != s.Expected.VMPL || v.GuestSVN() != s.Expected.GuestSVN {
-					t.Errorf("verified report says %+v", v.Report())
-				}
-			case ".der":
-				cert, err := x509.ParseCertificate(data)
-				if err != nil {
-					t.Fatal(err)
-				}
-				if at := s.Expected.VerifiesAt; at.Before(cert.NotBefore) || at.After(cert.NotAfter) {
-					t.Errorf("not valid at %v", at)
-				}
-			default:
-				t.Error("no rule for files of this kind")
 			}
-		})
-	}
-	all, err := filepath.Glob("testdata/*")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, f := range all {
-		if base := filepath.Base(f); base != "fuzz" && !strings.HasSuffix(f, ".meta.json") && !described[base] {
-			t.Errorf("%s has no sidecar", f)
+			if v.Debug() != f.Expected.Debug || v.MigrationAgent() != f.Expected.MigrationAgent || v.VMPL() != f.Expected.VMPL || v.GuestSVN() != f.Expected.GuestSVN {
+				t.Errorf("verified report says %+v", v.Report())
+			}
+		case ".der":
+			cert, err := x509.ParseCertificate(f.Data)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if at := f.Expected.VerifiesAt; at.Before(cert.NotBefore) || at.After(cert.NotAfter) {
+				t.Errorf("not valid at %v", at)
+			}
+		default:
+			t.Error("no rule for files of this kind")
 		}
-	}
+	})
 }
 
 func amd(t testing.TB) (*sevsnp.Report, *sevsnp.Certificates) {

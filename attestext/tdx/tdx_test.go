@@ -21,6 +21,7 @@ import (
 	"github.com/attestedtls/atls/attestext/softtee"
 	"github.com/attestedtls/atls/attestext/tdx"
 	"github.com/attestedtls/atls/internal/fuzzbound"
+	"github.com/attestedtls/atls/internal/sidecar"
 	"github.com/google/go-tdx-guest/abi"
 	"github.com/google/go-tdx-guest/testing/testdata"
 )
@@ -74,122 +75,82 @@ func wantClass(t testing.TB, err, class error) {
 	}
 }
 
-// A sidecar describes a file of testdata: where it is from and what it must do.
-type sidecar struct {
-	File, Source, What, Date, Spec, SHA256 string
-	Expected                               struct {
-		VerifiesAt time.Time `json:"verifies_at"`
-		Collateral string
-		// WithCollateral is the class of error that collateral brings, and Why.
-		WithCollateral string `json:"with_collateral"`
-		Why            string
-		MRTD           string
-		TeeTcbSvn      string `json:"tee_tcb_svn"`
-		ReportData     string `json:"report_data"`
-		FMSPC          string
-		NextUpdate     time.Time `json:"next_update"`
-		Debug          bool
-	}
+// expected is what the sidecar of a file of testdata says that it must do.
+type expected struct {
+	VerifiesAt time.Time `json:"verifies_at"`
+	Collateral string
+	// WithCollateral is the class of error that collateral brings, and Why.
+	WithCollateral string `json:"with_collateral"`
+	Why            string
+	MRTD           string
+	TeeTcbSvn      string `json:"tee_tcb_svn"`
+	ReportData     string `json:"report_data"`
+	FMSPC          string
+	NextUpdate     time.Time `json:"next_update"`
+	Debug          bool
 }
 
 func TestRecordedEvidenceIsAsItsSidecarSays(t *testing.T) {
-	files, err := filepath.Glob("testdata/*.meta.json")
-	if err != nil || len(files) == 0 {
-		t.Fatalf("no sidecars: %v", err)
-	}
-	described := make(map[string]bool)
-	for _, f := range files {
-		b, err := os.ReadFile(f)
-		if err != nil {
-			t.Fatal(err)
-		}
-		var s sidecar
-		d := json.NewDecoder(bytes.NewReader(b))
-		d.DisallowUnknownFields()
-		if err := d.Decode(&s); err != nil {
-			t.Fatalf("%s: %v", f, err)
-		}
-		described[s.File] = true
-		t.Run(s.File, func(t *testing.T) {
-			data, err := os.ReadFile(filepath.Join("testdata", s.File))
+	sidecar.Check(t, func(t *testing.T, f *sidecar.File[expected]) {
+		switch filepath.Ext(f.File) {
+		case ".quote":
+			c, err := os.ReadFile(filepath.Join("testdata", f.Expected.Collateral))
 			if err != nil {
 				t.Fatal(err)
 			}
-			if sum := sha256.Sum256(data); hex.EncodeToString(sum[:]) != s.SHA256 {
-				t.Fatalf("SHA-256 is %x, want %s", sum, s.SHA256)
+			col, err := tdx.ParseCollateral(c)
+			if err != nil {
+				t.Fatal(err)
 			}
-			if s.Source == "" || s.Date == "" || s.Spec == "" {
-				t.Error("sidecar lacks source, date or spec")
-			}
-			switch filepath.Ext(s.File) {
-			case ".quote":
-				c, err := os.ReadFile(filepath.Join("testdata", s.Expected.Collateral))
+			at := f.Expected.VerifiesAt
+			_, err = tdx.Verify(parse(t, f.Data), &tdx.VerifyOptions{Collateral: col, Now: at})
+			switch f.Expected.WithCollateral {
+			case "policy":
+				wantClass(t, err, attestext.ErrPolicy)
+			case "":
 				if err != nil {
-					t.Fatal(err)
-				}
-				col, err := tdx.ParseCollateral(c)
-				if err != nil {
-					t.Fatal(err)
-				}
-				at := s.Expected.VerifiesAt
-				_, err = tdx.Verify(parse(t, data), &tdx.VerifyOptions{Collateral: col, Now: at})
-				switch s.Expected.WithCollateral {
-				case "policy":
-					wantClass(t, err, attestext.ErrPolicy)
-				case "":
-					if err != nil {
-						t.Error(err)
-					}
-				default:
-					t.Errorf("sidecar names unknown class %q", s.Expected.WithCollateral)
-				}
-				v, err := tdx.Verify(parse(t, data), &tdx.VerifyOptions{InsecureSkipCollateral: true, Now: at})
-				if err != nil {
-					t.Fatal(err)
-				}
-				q := v.Quote()
-				for _, f := range []struct{ name, got, want string }{
-					{"MRTD", hex.EncodeToString(q.MRTD[:]), s.Expected.MRTD},
-					{"TEE_TCB_SVN", hex.EncodeToString(q.TeeTcbSvn[:]), s.Expected.TeeTcbSvn},
-					{"REPORTDATA", hex.EncodeToString(q.ReportData[:]), s.Expected.ReportData},
-					{"FMSPC", v.FMSPC(), s.Expected.FMSPC},
-				} {
-					if f.got != f.want {
-						t.Errorf("%s is %s, want %s", f.name, f.got, f.want)
-					}
-				}
-				if v.Debug() != s.Expected.Debug {
-					t.Errorf("debug is %v", v.Debug())
-				}
-			case ".json":
-				c, err := tdx.ParseCollateral(data)
-				if err != nil {
-					t.Fatal(err)
-				}
-				if c.FMSPC() != s.Expected.FMSPC || !c.NextUpdate().Equal(s.Expected.NextUpdate) {
-					t.Errorf("FMSPC %s, next update %v", c.FMSPC(), c.NextUpdate())
-				}
-				again, err := c.Marshal()
-				if err != nil {
-					t.Fatal(err)
-				}
-				if !bytes.Equal(again, data) {
-					t.Error("does not survive a round trip")
+					t.Error(err)
 				}
 			default:
-				t.Error("no rule for files of this kind")
+				t.Errorf("sidecar names unknown class %q", f.Expected.WithCollateral)
 			}
-		})
-	}
-	all, err := filepath.Glob("testdata/*")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, f := range all {
-		if base := filepath.Base(f); base != "fuzz" && !strings.HasSuffix(f, ".meta.json") && !described[base] {
-			t.Errorf("%s has no sidecar", f)
+			v, err := tdx.Verify(parse(t, f.Data), &tdx.VerifyOptions{InsecureSkipCollateral: true, Now: at})
+			if err != nil {
+				t.Fatal(err)
+			}
+			q := v.Quote()
+			for _, c := range []struct{ name, got, want string }{
+				{"MRTD", hex.EncodeToString(q.MRTD[:]), f.Expected.MRTD},
+				{"TEE_TCB_SVN", hex.EncodeToString(q.TeeTcbSvn[:]), f.Expected.TeeTcbSvn},
+				{"REPORTDATA", hex.EncodeToString(q.ReportData[:]), f.Expected.ReportData},
+				{"FMSPC", v.FMSPC(), f.Expected.FMSPC},
+			} {
+				if c.got != c.want {
+					t.Errorf("%s is %s, want %s", c.name, c.got, c.want)
+				}
+			}
+			if v.Debug() != f.Expected.Debug {
+				t.Errorf("debug is %v", v.Debug())
+			}
+		case ".json":
+			c, err := tdx.ParseCollateral(f.Data)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if c.FMSPC() != f.Expected.FMSPC || !c.NextUpdate().Equal(f.Expected.NextUpdate) {
+				t.Errorf("FMSPC %s, next update %v", c.FMSPC(), c.NextUpdate())
+			}
+			again, err := c.Marshal()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !bytes.Equal(again, f.Data) {
+				t.Error("does not survive a round trip")
+			}
+		default:
+			t.Error("no rule for files of this kind")
 		}
-	}
+	})
 }
 
 func intelQuote(t testing.TB) []byte {
