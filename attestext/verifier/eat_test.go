@@ -313,28 +313,6 @@ func TestTokensAreMadeForTheirChallenge(t *testing.T) {
 	wantClass(t, attempt(formatAny, func(c *attestext.Challenge) { c.SPKI = []byte{0x30, 0} }), attestext.ErrUnavailable, "cnf")
 }
 
-// openToken takes an EAT apart.
-func openToken(b []byte) (*attesttest.Opened, error) {
-	w, err := cmw.Parse(b)
-	if err != nil {
-		return nil, err
-	}
-	const signature = 64 // at the end
-	n := len(w.Record.Value)
-	return &attesttest.Opened{
-		Quote: w.Record.Value,
-		Fields: []attesttest.Field{
-			{Name: "token", Size: n},
-			{Name: "signature", Offset: n - signature, Size: signature, Signature: true},
-		},
-		Wrap: func(token []byte) ([]byte, error) {
-			r := *w.Record
-			r.Value = token
-			return (&cmw.CMW{Form: w.Form, Record: &r}).Encode()
-		},
-	}, nil
-}
-
 func TestBadEATIsRefused(t *testing.T) {
 	special := func(o softtee.EATOptions) *attesttest.Special {
 		return &attesttest.Special{Attester: softEAT(o).Attester()}
@@ -344,7 +322,7 @@ func TestBadEATIsRefused(t *testing.T) {
 	honest := claiming(func(t *eat.Token) { t.Expires = testTime.Add(time.Hour) })
 	passed := 0
 	for _, o := range attesttest.Check(t.Context(), &attesttest.Target{
-		Verifier: localEAT(t), Honest: honest, Bindings: bindings, Open: openToken,
+		Verifier: localEAT(t), Honest: honest, Bindings: bindings, Open: attesttest.OpenEAT,
 		OtherRoot:   special(softtee.EATOptions{Seed: "another signer"}),
 		Debug:       special(softtee.EATOptions{Debug: true}),
 		Expired:     &attesttest.Special{Verifier: later},
@@ -447,4 +425,16 @@ func FuzzAppraiseEAT(f *testing.F) {
 			t.Fatalf("accepted: %v", r.Claims())
 		}
 	})
+}
+
+func BenchmarkAppraiseEAT(b *testing.B) {
+	l, a := localEAT(b), softEAT(softtee.EATOptions{}).Attester()
+	c := challenge(attestext.CertAttestation, attestext.BindingHardened)
+	ev := attest(b, a, formatAny, c)
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := l.Appraise(b.Context(), ev, c); err != nil {
+			b.Fatal(err)
+		}
+	}
 }
