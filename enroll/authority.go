@@ -161,7 +161,7 @@ func (a *Authority) issue(der []byte, peer *attestext.Result, e *Entry) ([]byte,
 	if a.Revocations != nil {
 		r, err := a.Revocations()
 		if err != nil {
-			return nil, fmt.Errorf("revocations: %w", err)
+			return nil, err
 		}
 		if what := r.revoked(&s); what != "" {
 			return nil, refuse(CodeRevoked, "revoked is %s", what)

@@ -154,10 +154,14 @@ func runCA(ctx context.Context, env *environment, args []string) error {
 			if err != nil {
 				return nil, err
 			}
-			return enroll.ParseRevocations(b)
+			r, err := enroll.ParseRevocations(b)
+			if err != nil {
+				return nil, &malformedError{fmt.Errorf("--revoked: %w", err)}
+			}
+			return r, nil
 		}
 		if _, err := a.Revocations(); err != nil {
-			return &malformedError{fmt.Errorf("--revoked: %w", err)}
+			return err
 		}
 	}
 	if a.Certificate, a.Key, err = issuer(*issuerCert, *issuerKey); err != nil {

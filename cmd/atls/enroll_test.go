@@ -306,7 +306,7 @@ func TestEnrollmentRefused(t *testing.T) {
 		{"policy", `{}`, by("bundle", "debug"), 4, "refused-by-policy", "appraisal policy does not accept", "debug"},
 		{"revoked machine", fmt.Sprintf(`{"machines": [%q]}`, issued.Entry.Machine), honest, 4, "revoked", "revoked is the machine " + issued.Entry.Machine, "revoked is the machine " + issued.Entry.Machine},
 		{"revoked measurement", fmt.Sprintf(`{"claims": {"mrtd": [%q]}}`, mrtd()), honest, 4, "revoked", "revoked is what it runs: mrtd is " + mrtd(), "revoked is what it runs: mrtd is " + mrtd()},
-		{"broken revocations", `{`, honest, 3, "unavailable", "cannot issue certificates", "revocations: unexpected EOF"},
+		{"broken revocations", `{`, honest, 3, "unavailable", "cannot issue certificates", "at the moment: --revoked: revocations: unexpected EOF"},
 	}
 	for _, tt := range cases {
 		a.write(t, "revoked.json", tt.revoked)
