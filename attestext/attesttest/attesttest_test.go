@@ -13,71 +13,20 @@ import (
 	"time"
 
 	"github.com/attestedtls/atls/attestext"
-	"github.com/attestedtls/atls/attestext/attester"
 	"github.com/attestedtls/atls/attestext/attesttest"
-	"github.com/attestedtls/atls/attestext/policy"
-	"github.com/attestedtls/atls/attestext/softtee"
 	"github.com/attestedtls/atls/attestext/tsm"
-	"github.com/attestedtls/atls/attestext/verifier"
+	"github.com/attestedtls/atls/internal/softtarget"
 )
 
-var testTime = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
-
-func local(t testing.TB, o *softtee.CollateralOptions) *verifier.Local {
-	t.Helper()
-	c, err := softtee.NewTDX(nil).Collateral(o)
-	if err != nil {
-		t.Fatal(err)
-	}
-	p, err := policy.Parse(softtee.Policy())
-	if err != nil {
-		t.Fatal(err)
-	}
-	return &verifier.Local{TDXRoots: softtee.Roots(), TDXCollateral: c, Policy: p, Now: func() time.Time { return testTime }}
-}
-
-// cca reports by a provider that this module does not read.
-type cca struct{ *softtee.TDX }
-
-func (q cca) Report(ctx context.Context, reportData [attestext.ReportDataSize]byte) (*tsm.Report, error) {
-	r, err := q.TDX.Report(ctx, reportData)
-	if err == nil {
-		r.Provider = "arm_cca_guest"
-	}
-	return r, err
-}
-
-// target is the verifier of this module and the TEE in software.
-func target(t testing.TB) *attesttest.Target {
-	from := func(o *softtee.TDXOptions) *attesttest.Special {
-		return &attesttest.Special{Attester: softtee.NewTDX(o).Attester()}
-	}
-	return &attesttest.Target{
-		Verifier:    local(t, &softtee.CollateralOptions{Now: testTime}),
-		Honest:      softtee.NewTDX(nil).Attester(),
-		Bindings:    []attestext.Binding{attestext.BindingHardened, attestext.BindingDraft08},
-		Open:        attesttest.OpenTDX,
-		OtherTEE:    &attesttest.Special{Attester: attester.New(cca{softtee.NewTDX(nil)})},
-		ZeroMachine: from(&softtee.TDXOptions{ZeroPlatformID: true}),
-		OtherRoot:   from(&softtee.TDXOptions{Seed: "other"}),
-		Debug:       from(&softtee.TDXOptions{Debug: true}),
-		Revoked:     &attesttest.Special{Verifier: local(t, &softtee.CollateralOptions{Now: testTime, RevokePCK: true})},
-		Expired: &attesttest.Special{Verifier: local(t, &softtee.CollateralOptions{
-			Now: testTime.AddDate(0, 0, -31), NextUpdate: testTime.AddDate(0, 0, -1),
-		})},
-	}
-}
-
-// one is target cut down to one type and one rule, for tests that take it many times.
-func one(t testing.TB) *attesttest.Target {
-	g := target(t)
+// one cuts a target down to one type and one rule, for tests that take it many times.
+func one(g *attesttest.Target) *attesttest.Target {
 	g.Types = []attestext.EvidenceType{{Kind: attestext.CertAttestation, Format: tsm.FormatCBOR}}
 	g.Bindings = nil
 	return g
 }
 
 func TestLocalVerifierRefusesAllBadEvidence(t *testing.T) {
-	attesttest.Run(t, target(t))
+	attesttest.Run(t, softtarget.TDX(t, softtarget.Local))
 }
 
 // lax is a verifier with a hole: what fix returns for the answer of another one.
@@ -169,7 +118,7 @@ func TestVerifierWithAHoleFails(t *testing.T) {
 		}, []string{"honest evidence, first", "zero machine", "honest evidence, last"}, false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			g := one(t)
+			g := one(softtarget.TDX(t, softtarget.Local))
 			hole := func(v attestext.Verifier) attestext.Verifier { return lax{v, tt.fix} }
 			g.Verifier = hole(g.Verifier)
 			for _, sp := range []*attesttest.Special{g.Revoked, g.Expired} {
@@ -195,7 +144,7 @@ func TestVerifierWithAHoleFails(t *testing.T) {
 // A verifier that does not answer fails every case, each when its time is up.
 func TestVerifierThatDoesNotAnswerFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		g := one(t)
+		g := one(softtarget.TDX(t, softtarget.Local))
 		g.Timeout = time.Second
 		g.Open = nil
 		released := make(chan struct{})
@@ -214,7 +163,7 @@ func TestVerifierThatDoesNotAnswerFails(t *testing.T) {
 }
 
 func TestCasesWithoutTheirEvidenceAreReportedAsNotRun(t *testing.T) {
-	g := one(t)
+	g := one(softtarget.TDX(t, softtarget.Local))
 	*g = attesttest.Target{Verifier: g.Verifier, Honest: g.Honest, Types: g.Types}
 	var notRun []string
 	for _, o := range attesttest.Check(t.Context(), g) {
@@ -245,7 +194,7 @@ func TestCasesWithoutTheirEvidenceAreReportedAsNotRun(t *testing.T) {
 }
 
 func TestTargetThatCannotBeTriedFails(t *testing.T) {
-	full := one(t)
+	full := one(softtarget.TDX(t, softtarget.Local))
 	for name, g := range map[string]*attesttest.Target{
 		"nil":               nil,
 		"no verifier":       {Honest: full.Honest},
@@ -258,12 +207,12 @@ func TestTargetThatCannotBeTriedFails(t *testing.T) {
 			t.Errorf("%s: %v", name, o)
 		}
 	}
-	g := one(t)
+	g := one(softtarget.TDX(t, softtarget.Local))
 	g.Debug = &attesttest.Special{}
 	if got := failed(t, g); !slices.Equal(got, []string{"debug"}) {
 		t.Errorf("a special without anything fails %q", got)
 	}
-	g = one(t)
+	g = one(softtarget.TDX(t, softtarget.Local))
 	g.Open = func([]byte) (*attesttest.Opened, error) { return nil, errors.New("cannot open") }
 	if got := failed(t, g); len(got) != 6 {
 		t.Errorf("evidence that cannot be opened fails %q", got)
@@ -282,7 +231,7 @@ func TestLaxTarget(t *testing.T) {
 	if os.Getenv(laxEnv) == "" {
 		return
 	}
-	g := one(t)
+	g := one(softtarget.TDX(t, softtarget.Local))
 	g.ZeroMachine = nil
 	g.Verifier = lax{g.Verifier, func(_ *attestext.Evidence, _ *attestext.Challenge, a *attestext.Appraisal, err error) (*attestext.Appraisal, error) {
 		if errors.Is(err, attestext.ErrBinding) {

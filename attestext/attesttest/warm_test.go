@@ -11,6 +11,7 @@ import (
 	"github.com/attestedtls/atls/attestext/sevsnp"
 	"github.com/attestedtls/atls/attestext/tdx"
 	"github.com/attestedtls/atls/attestext/verifier"
+	"github.com/attestedtls/atls/internal/softtarget"
 )
 
 // twice appraises with a cache and without, and notes where the two differ.
@@ -41,7 +42,7 @@ func (v *twice) Appraise(ctx context.Context, ev *attestext.Evidence, c *atteste
 // A verifier that remembers platforms must say of all bad evidence, and of all honest
 // evidence in between, what one says that does not.
 func TestVerifierWithAWarmCacheAgreesWithAColdOne(t *testing.T) {
-	for name, g := range map[string]*attesttest.Target{"TDX": target(t), "SNP": targetSNP(t)} {
+	for name, g := range map[string]*attesttest.Target{"TDX": softtarget.TDX(t, softtarget.Local), "SNP": softtarget.SNP(t, softtarget.Local)} {
 		t.Run(name, func(t *testing.T) {
 			g.Bindings = nil // hardened
 			v := newTwice(t, g.Verifier.(*verifier.Local))

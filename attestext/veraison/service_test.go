@@ -31,21 +31,11 @@ import (
 	"github.com/attestedtls/atls/attestext/veraison"
 	"github.com/attestedtls/atls/attestext/verifier"
 	"github.com/attestedtls/atls/internal/fuzzbound"
+	"github.com/attestedtls/atls/internal/softtarget"
 	"github.com/attestedtls/atls/tls"
 )
 
-func local(t testing.TB) *verifier.Local {
-	t.Helper()
-	c, err := softtee.Collateral(testTime)
-	if err != nil {
-		t.Fatal(err)
-	}
-	p, err := policy.Parse(softtee.Policy())
-	if err != nil {
-		t.Fatal(err)
-	}
-	return &verifier.Local{TDXRoots: softtee.Roots(), TDXCollateral: c, Policy: p, Now: now}
-}
+func local(t testing.TB) *verifier.Local { return softtarget.LocalTDX(t, nil) }
 
 func service(t testing.TB, v attestext.Verifier, o veraison.ServiceOptions) *veraison.Service {
 	t.Helper()

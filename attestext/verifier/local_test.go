@@ -18,12 +18,12 @@ import (
 	"github.com/attestedtls/atls/attestext/attester"
 	"github.com/attestedtls/atls/attestext/cmw"
 	"github.com/attestedtls/atls/attestext/eat"
-	"github.com/attestedtls/atls/attestext/policy"
 	"github.com/attestedtls/atls/attestext/softtee"
 	"github.com/attestedtls/atls/attestext/tdx"
 	"github.com/attestedtls/atls/attestext/tsm"
 	"github.com/attestedtls/atls/attestext/verifier"
 	"github.com/attestedtls/atls/internal/fuzzbound"
+	"github.com/attestedtls/atls/internal/softtarget"
 )
 
 var (
@@ -54,18 +54,7 @@ func spki(k crypto.Signer) []byte {
 	return b
 }
 
-func local(t testing.TB) *verifier.Local {
-	t.Helper()
-	c, err := softtee.Collateral(testTime)
-	if err != nil {
-		t.Fatal(err)
-	}
-	p, err := policy.Parse(softtee.Policy())
-	if err != nil {
-		t.Fatal(err)
-	}
-	return &verifier.Local{TDXRoots: softtee.Roots(), TDXCollateral: c, Policy: p, Now: func() time.Time { return testTime }}
-}
+func local(t testing.TB) *verifier.Local { return softtarget.LocalTDX(t, nil) }
 
 // challenge is that of a server that attests, as both ends derive it.
 func challenge(kind attestext.CredentialKind, binding attestext.Binding) *attestext.Challenge {

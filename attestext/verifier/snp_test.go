@@ -19,20 +19,10 @@ import (
 	"github.com/attestedtls/atls/attestext/tsm"
 	"github.com/attestedtls/atls/attestext/verifier"
 	"github.com/attestedtls/atls/internal/fuzzbound"
+	"github.com/attestedtls/atls/internal/softtarget"
 )
 
-func localSNP(t testing.TB) *verifier.Local {
-	t.Helper()
-	c, err := softtee.SNPCollateral(testTime)
-	if err != nil {
-		t.Fatal(err)
-	}
-	p, err := policy.Parse(softtee.SNPPolicy())
-	if err != nil {
-		t.Fatal(err)
-	}
-	return &verifier.Local{SNPRoots: softtee.SNPRoots(), SNPCollateral: c, Policy: p, Now: func() time.Time { return testTime }}
-}
+func localSNP(t testing.TB) *verifier.Local { return softtarget.LocalSNP(t, nil) }
 
 // localBoth appraises both TEEs.
 func localBoth(t testing.TB) *verifier.Local {
