@@ -17,7 +17,7 @@ const BundleType = "tag:ietf.org,2024-02-29:rats/kat"
 // RFC 9999 has for the type of a collection.
 const BundleMediaType = `application/cmw+cbor; cmwc_t="` + BundleType + `"`
 
-// TokenMediaType is that of a KAT, and of a PAT that is an EAT (RFC 9782).
+// TokenMediaType is that of an EAT in a CWT (RFC 9782), a KAT among them.
 const TokenMediaType = "application/eat+cwt"
 
 // BundleFormat is the format of a bundle as Evidence.
@@ -46,12 +46,6 @@ type Bundle struct {
 	PAT cmw.Record
 	// Epoch is the epoch ID that PAT covers, nil if there is none; see [ForEpoch].
 	Epoch []byte
-}
-
-// isToken reports whether f is the format of an EAT in CWT, by either name.
-func isToken(f attestext.EvidenceFormat) bool {
-	return f.Equal(attestext.EvidenceFormat{MediaType: TokenMediaType}) ||
-		f.Equal(attestext.EvidenceFormat{ContentFormat: attestext.ContentFormatEATCWT})
 }
 
 // EncodeBundle returns the collection of a KAT, from [SignKAT], and the platform's
@@ -149,7 +143,7 @@ func OpenBundle(b []byte) (*Bundle, error) {
 	if k.Form != cmw.CBORRecord || p.Form != cmw.CBORRecord || e != nil && e.Form != cmw.CBORRecord {
 		return fail(errors.New("kat, pat or epoch is not a record"))
 	}
-	if !isToken(k.Record.Format) {
+	if !IsToken(k.Record.Format) {
 		return fail(fmt.Errorf("kat is of type %q", k.Record.Format))
 	}
 	if k.Record.Ind != 0 && k.Record.Ind&cmw.Evidence == 0 {

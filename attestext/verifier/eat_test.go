@@ -272,6 +272,30 @@ func TestEATKeysAreTrustedForEATsAlone(t *testing.T) {
 	}
 }
 
+// Package policy knows neither the names nor the claims of package eat, and has its own.
+func TestPoliciesAndTokensHaveTheSameClaims(t *testing.T) {
+	for i, name := range policy.DebugStatuses() {
+		if got := (eat.DebugDisabled + eat.DebugStatus(i)).String(); got != name {
+			t.Errorf("debug status %d is %q and %q", i, got, name)
+		}
+	}
+	signer := key("signer")
+	for n := int64(-1); n < 300; n++ {
+		b, err := eat.SignToken(nil, signer, &eat.Token{Nonce: nonce, Other: []eat.Claim{{Label: n, Value: []byte{0}}}})
+		other := false
+		if err == nil {
+			token, err := eat.ParseToken(b)
+			if err != nil {
+				t.Fatal(err)
+			}
+			other = len(token.Other) == 1 && n != 3 // aud, which is refused
+		}
+		if _, err := policy.Parse(fmt.Appendf(nil, `{"eat": {"claims": {"%d": ["00"]}}}`, n)); (err == nil) != other {
+			t.Errorf("claim %d is for others: %v; the policy says %v", n, other, err)
+		}
+	}
+}
+
 // TestEveryListOfFormatsCanBeOffered: it has up to 255 bytes on the wire.
 func TestEveryListOfFormatsCanBeOffered(t *testing.T) {
 	for trusted := range 8 {
