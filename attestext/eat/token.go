@@ -144,7 +144,7 @@ const opParseToken = "parse EAT"
 //
 // It is strict: definite lengths, no claim twice, no other header parameters than
 // [VerifyKAT] takes, one eat_nonce, a cnf that is a public key, times in whole seconds
-// (the RFC allows no others in iat), nothing behind. A claim that is not read here is
+// (RFC 9711, section 4.3.1, allows no others in iat), nothing behind. A claim that is not read here is
 // kept in Other. Errors are of class [attestext.ErrMalformed]. The result shares no memory
 // with b.
 func ParseToken(b []byte) (*Token, error) {
