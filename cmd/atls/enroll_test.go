@@ -189,8 +189,13 @@ func TestEnrollmentIsRenewed(t *testing.T) {
 	if err := json.Unmarshal([]byte(next(stdout)), &second); err != nil || !second.OK || second.Serial == first.Serial {
 		t.Fatalf("%v: %+v after %+v", err, second, first)
 	}
-	if renewed := time.Now(); !renewed.Before(first.NotAfter) || !second.NotAfter.After(first.NotAfter) {
-		t.Errorf("renewed at %v: %+v after %+v", renewed, second, first)
+	log, err := os.ReadFile(a.path("log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var issued struct{ Time time.Time }
+	if err := json.Unmarshal([]byte(strings.Split(string(log), "\n")[1]), &issued); err != nil || !issued.Time.Before(first.NotAfter) || !second.NotAfter.After(first.NotAfter) {
+		t.Errorf("%v: issued at %v: %+v after %+v", err, issued.Time, second, first)
 	}
 	cert, err := stdtls.LoadX509KeyPair(a.path("cert.pem"), a.path("key.pem"))
 	if err != nil || cert.Leaf.SerialNumber.Text(16) != second.Serial {
