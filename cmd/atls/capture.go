@@ -439,7 +439,7 @@ func (h *handshake) without() string {
 func (a *appraiser) appraiseSent(ctx context.Context, h *handshake, c *sentCertificate, o *outcome) error {
 	if c.passport {
 		o.bound = true
-		return a.appraiseResult(c.evidence, c.spki, o)
+		return a.appraiseResult(c.evidence, c.verifier, c.spki, o)
 	}
 	b := h.capture.Binder(c.role)
 	challenge := &attestext.Challenge{Role: c.role, Kind: c.typ.Kind, Nonce: c.nonce, SPKI: c.spki}

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"time"
 	"unicode/utf8"
 
@@ -18,6 +19,8 @@ import (
 	"github.com/attestedtls/atls/attestext/ear"
 	"github.com/attestedtls/atls/attestext/eat"
 	"github.com/attestedtls/atls/attestext/epoch"
+	"github.com/attestedtls/atls/attestext/policy"
+	"github.com/attestedtls/atls/attestext/results"
 	"github.com/attestedtls/atls/attestext/sevsnp"
 	"github.com/attestedtls/atls/attestext/tdx"
 	"github.com/attestedtls/atls/attestext/tpm"
@@ -31,8 +34,8 @@ const inspectUsage = `Usage:
 
 Says what is in FILE, or in standard input if it is "-": a TDX quote, an SEV-SNP report,
 a TSM report, a TPM quote, a CMW, signed ones included, a bundle of a KAT and a PAT, a
-KAT or another EAT, an EAR, collateral, or a handshake that "atls dial --capture" has
-written. It verifies nothing: see "atls help verify".
+KAT or another EAT, an EAR, a file of results as "atls serve --attest results:FILE" has
+it, collateral, or a handshake that "atls dial --capture" has written. It verifies nothing: see "atls help verify".
 
 Examples:
     $ atls inspect pki/evidence.cmw
@@ -50,6 +53,7 @@ const (
 	kindSigned     = "signed CMW"
 	kindCollateral = "collateral"
 	kindEAR        = "EAR"
+	kindResults    = "results"
 	kindEAT        = "EAT"
 	kindCOSE       = "COSE_Sign1"
 	kindJWS        = "JWS"
@@ -116,6 +120,7 @@ type document struct {
 	wrapper    *signed.Message
 	collateral *verifier.Local // that has collateral and nothing else
 	ear        *ear.Claims
+	held       []results.Held
 	eat        *eat.Token
 	signed     *node // what can be shown and not appraised
 	handshake  *handshake
@@ -189,6 +194,13 @@ func detect(data []byte) (*document, error) {
 		d.kind = kindReport
 		return d, nil
 	}
+	if d.held, err = results.ParseHeld(text); err == nil {
+		d.kind = kindResults
+		return d, nil
+	}
+	if bytes.HasPrefix(text, []byte("{")) && bytes.Contains(text, []byte(`"results"`)) {
+		return nil, &malformedError{err}
+	}
 	d.collateral = new(verifier.Local)
 	if err = d.collateral.SetCollateral(data); err == nil {
 		d.kind = kindCollateral
@@ -215,10 +227,31 @@ func detect(data []byte) (*document, error) {
 		d.kind = kindCOSE
 		return d, nil
 	}
+	if what, where := besideEvidence(text); what != "" {
+		return nil, &malformedError{fmt.Errorf("%s is no evidence: it is for %s", what, where)}
+	}
 	if !isQuote {
 		likely = err
 	}
 	return nil, &malformedError{fmt.Errorf("neither a TDX quote, nor an SEV-SNP report, a TSM report, a TPM quote, a CMW, a token, a capture or collateral: %w", likely)}
+}
+
+// besideEvidence says what a file is that is for a flag, and for which one; what is empty
+// if it is none that is known.
+func besideEvidence(b []byte) (what, where string) {
+	if block, _ := pem.Decode(b); block != nil {
+		if strings.HasSuffix(block.Type, "PRIVATE KEY") {
+			return "a private key", "--key, and for nobody else to see"
+		}
+		return "PEM that begins with a " + block.Type, "--cert, --ca or --trust-roots"
+	}
+	if _, err := policy.Parse(b); err == nil {
+		return "a policy", "--policy"
+	}
+	if _, err := results.ParseTrust(b, nil); err == nil {
+		return "a file of trusted verifiers", "--trust-roots"
+	}
+	return "", ""
 }
 
 func (d *document) tree() *node {
@@ -253,6 +286,8 @@ func (d *document) tree() *node {
 		return n
 	case kindEAR:
 		return earTree(d.ear)
+	case kindResults:
+		return heldTree(d.held)
 	case kindEAT:
 		return eatTree(d.eat)
 	case kindCOSE, kindJWS:

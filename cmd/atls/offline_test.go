@@ -49,6 +49,8 @@ func TestInspect(t *testing.T) {
 		{pki("collateral.json"), "", "collateral", "TCB level of 2024-01-01: UpToDate"},
 		{pki("collateral.json"), "", "collateral", "SEV-SNP"},
 		{"-", `{"provider":"sev_guest","outblob":"AAAA"}` + "\n", "TSM report", "does not parse"},
+		{pki("results.json"), "", "results", "attested key (SPKI)"},
+		{pki("client-results.json"), "", "results", "by verifier: " + string(softtee.ResultsIdentity)},
 		{pki("snp-evidence.cmw"), "", "CMW", "MEASUREMENT"},
 		{pki("snp-evidence.cmw"), "", "CMW", "SEV-VCEK"},
 		{amdReport, "", "SEV-SNP report", "b07af9620f3b839b"},
@@ -178,10 +180,72 @@ func TestMistakesAboutFiles(t *testing.T) {
 	checkMistakes(t, []mistake{
 		{[]string{"inspect"}, 1, "arguments"},
 		{[]string{"inspect", "/nonexistent"}, 1, "/nonexistent"},
-		{[]string{"inspect", pki("key.pem")}, 2, "neither"},
+		{[]string{"inspect", pki("key.pem")}, 2, "a private key is no evidence"},
+		{[]string{"inspect", "testdata/skips.txt"}, 2, "neither"},
 		{[]string{"inspect", "-"}, 2, "nothing"},
 		{[]string{"verify", pki("collateral.json")}, 2, "no evidence"},
 		{[]string{"verify", pki("quote.bin"), "--at", "yesterday"}, 1, "--at"},
 		{[]string{"verify", pki("quote.bin"), "--report-data", "00"}, 1, "--report-data"},
 	})
+}
+
+// Each file that the demo writes is evidence, or something that is told from it.
+func TestInspectKnowsEachFileOfTheDemo(t *testing.T) {
+	others := map[string]string{
+		"cert.pem": "PEM that begins with a CERTIFICATE", "ca.pem": "PEM that begins with a CERTIFICATE", "client-cert.pem": "PEM that begins with a CERTIFICATE",
+		"trust-roots.pem": "PEM that begins with a CERTIFICATE", "key.pem": "a private key", "client-key.pem": "a private key",
+		"policy.json": "a policy", "verifiers.json": "a file of trusted verifiers",
+	}
+	files, err := os.ReadDir(filepath.Dir(pki("policy.json")))
+	if err != nil || len(files) < len(others) {
+		t.Fatal(files, err)
+	}
+	for _, f := range files {
+		e := atls(t, "", "inspect", pki(f.Name()))
+		switch other := others[f.Name()]; {
+		case other == "" && (e.status != 0 || strings.Contains(e.stdout, "not parse")):
+			t.Errorf("%s: status %d: %s%s", f.Name(), e.status, e.stdout, e.stderr)
+		case other != "" && (e.status != 2 || !strings.Contains(e.stderr, other+" is no evidence: it is for --")):
+			t.Errorf("%s: status %d: %s%s", f.Name(), e.status, e.stdout, e.stderr)
+		}
+	}
+}
+
+// What an attester holds is appraised by the keys of those whose it is said to be.
+func TestHeldResults(t *testing.T) {
+	trust := func(id string) string {
+		b, err := os.ReadFile(pki("verifiers.json"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		path := filepath.Join(t.TempDir(), "verifiers.json")
+		if err := os.WriteFile(path, bytes.ReplaceAll(b, []byte(softtee.ResultsIdentity), []byte(id)), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	key := writeKey(t, softtee.NewResultsIssuer(nil).PublicKeyPEM())
+	otherKey := writeKey(t, softtee.NewResultsIssuer(&softtee.ResultsOptions{Seed: "other"}).PublicKeyPEM())
+	for _, c := range []struct {
+		name   string
+		args   []string
+		status int
+		say    string
+	}{
+		{"trusted", []string{"--trust-roots", pki("verifiers.json")}, 0, "verdict: affirming"},
+		{"trusted by a key", []string{"--trust-roots", key}, 0, "verdict: affirming"},
+		{"nobody trusted", nil, 3, "no key of its verifier"},
+		{"another trusted", []string{"--trust-roots", trust("other.example")}, 3, "no key of its verifier"},
+		{"another key trusted", []string{"--trust-roots", otherKey}, 3, "signature"},
+		{"expired", []string{"--trust-roots", key, "--at", "2040-01-01T00:00:00Z"}, 3, "expired"},
+	} {
+		e := atls(t, "", args([]string{"verify", pki("results.json")}, c.args)...)
+		if e.status != c.status || !strings.Contains(e.stdout, c.say) || !strings.Contains(e.stdout, "NOT CHECKED") {
+			t.Errorf("%s: status %d: %s%s", c.name, e.status, e.stdout, e.stderr)
+		}
+	}
+	e := atls(t, `{"results": [{"verifier": "v", "result": "x"}]}`, "inspect", "-")
+	if e.status != 2 || !strings.Contains(e.stderr, "parse results: result 0") {
+		t.Errorf("status %d: %s", e.status, e.stderr)
+	}
 }

@@ -63,9 +63,37 @@ func earTree(c *ear.Claims) *node {
 	return n
 }
 
-// appraiseResult appraises an EAR, by itself or in a CMW. spki is the key that it must
-// be about, nil if nobody says.
-func (a *appraiser) appraiseResult(b, spki []byte, o *outcome) error {
+// heldTree describes the results that an attester holds.
+func heldTree(held []results.Held) *node {
+	n := branch(kindResults, nil)
+	for _, h := range held {
+		token, _, err := ear.Unwrap(h.Result)
+		if err != nil { // it is by itself
+			token = h.Result
+		}
+		r := branch("by verifier", string(h.Verifier))
+		if c, err := ear.ParseUnverified(token); err == nil { // ParseHeld has seen to that
+			r.add(earTree(c))
+		}
+		n.add(r)
+	}
+	return n
+}
+
+// appraiseHeld appraises all results that an attester holds, by the keys of those whose
+// they are said to be.
+func (a *appraiser) appraiseHeld(held []results.Held, o *outcome) error {
+	for _, h := range held {
+		if err := a.appraiseResult(h.Result, h.Verifier, nil, o); err != nil {
+			return fmt.Errorf("the result by %q: %w", h.Verifier, err)
+		}
+	}
+	return nil
+}
+
+// appraiseResult appraises an EAR, by itself or in a CMW. id is whose it is said to be,
+// empty if nobody says, and spki the key that it must be about, nil if nobody says.
+func (a *appraiser) appraiseResult(b []byte, id attestext.VerifierIdentity, spki []byte, o *outcome) error {
 	if !isToken(b) {
 		token, _, err := ear.Unwrap(b)
 		if err != nil {
@@ -73,14 +101,15 @@ func (a *appraiser) appraiseResult(b, spki []byte, o *outcome) error {
 		}
 		b = token
 	}
-	if a.resultKeys == nil {
+	keys := a.resultKeys(id)
+	if keys == nil {
 		return &attestext.Error{Class: attestext.ErrUnavailable, Op: "verify EAR", Err: errNoKeys}
 	}
 	now := time.Now()
 	if a.local.Now != nil {
 		now = a.local.Now()
 	}
-	opts := &ear.VerifyOptions{Keys: a.resultKeys, Now: now}
+	opts := &ear.VerifyOptions{Keys: keys, Now: now}
 	if a.challenge != nil {
 		opts.Nonce = a.challenge.Value()
 		spki = a.challenge.SPKI
@@ -226,23 +255,29 @@ func jwsTree(b []byte) *node {
 	return n
 }
 
-// resultKeysOf reads the keys of verifiers: in PEM, as a JWK, or as results.ParseTrust
-// has them.
-func resultKeysOf(path string) ([]crypto.PublicKey, error) {
+// resultKeys returns the keys of the verifier id, or of all where that is empty.
+func (a *appraiser) resultKeys(id attestext.VerifierIdentity) (keys []crypto.PublicKey) {
+	for _, t := range a.trust {
+		if t.ID == id || t.ID == "" || id == "" {
+			keys = append(keys, t.Keys...)
+		}
+	}
+	return keys
+}
+
+// resultTrust reads the keys of verifiers: as results.ParseTrust has them, or in PEM or as
+// a JWK, which do not say whose they are.
+func resultTrust(path string) ([]results.Trust, error) {
 	b, err := readFile("trust-roots", path)
 	if err != nil {
 		return nil, err
 	}
 	if trust, err := results.ParseTrust(b, nil); err == nil {
-		var keys []crypto.PublicKey
-		for _, t := range trust {
-			keys = append(keys, t.Keys...)
-		}
-		return keys, nil
+		return trust, nil
 	}
 	keys, err := parseKeys(b)
 	if err != nil {
 		return nil, &malformedError{fmt.Errorf("--trust-roots: %w", err)}
 	}
-	return keys, nil
+	return []results.Trust{{Keys: keys}}, nil
 }

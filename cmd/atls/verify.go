@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto"
 	"crypto/x509"
 	"encoding/hex"
 	"encoding/pem"
@@ -18,6 +17,7 @@ import (
 	"github.com/attestedtls/atls/attestext/ear"
 	"github.com/attestedtls/atls/attestext/eat"
 	"github.com/attestedtls/atls/attestext/policy"
+	"github.com/attestedtls/atls/attestext/results"
 	"github.com/attestedtls/atls/attestext/tsm"
 	"github.com/attestedtls/atls/attestext/verifier"
 )
@@ -27,8 +27,9 @@ const verifyUsage = `Usage:
 
 Appraises the evidence in FILE, or in standard input if it is "-": a TDX quote, an
 SEV-SNP report, a TSM report with the one or the other, a TPM quote, an EAT, a CMW,
-signed or not, that holds one or a bundle of a KAT and a PAT, an EAR, or a handshake that
-"atls dial --capture" has written. It goes to no network but that of --collateral-endpoint.
+signed or not, that holds one or a bundle of a KAT and a PAT, an EAR, a file of them as
+--attest results:FILE has it, or a handshake that "atls dial --capture" has written. It
+goes to no network but that of --collateral-endpoint.
 
 Examples:
     $ atls verify quote.bin --collateral collateral.json --policy policy.json
@@ -134,7 +135,7 @@ func runVerify(ctx context.Context, env *environment, args []string) error {
 // and reportData, or neither.
 type appraiser struct {
 	local      *verifier.Local
-	resultKeys []crypto.PublicKey // of the verifier of an EAR
+	trust      []results.Trust // in verifiers of EARs; without an identity, in the keys of any
 	challenge  *attestext.Challenge
 	reportData []byte
 	source     *collateral.Source // nil where nothing is fetched
@@ -147,11 +148,11 @@ func (a *appraiser) close() {
 }
 
 func (f *verifyFlags) appraiser(result bool) (*appraiser, error) {
-	var keys []crypto.PublicKey
+	var trust []results.Trust
 	roots := f.trustRoots
 	if result && roots != "" {
 		var err error
-		if keys, err = resultKeysOf(roots); err != nil {
+		if trust, err = resultTrust(roots); err != nil {
 			return nil, err
 		}
 		roots = ""
@@ -160,7 +161,7 @@ func (f *verifyFlags) appraiser(result bool) (*appraiser, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := &appraiser{local: local, resultKeys: keys}
+	a := &appraiser{local: local, trust: trust}
 	if f.skipCollateral {
 		switch {
 		case f.collateral+f.collateralEndpoint != "":
@@ -278,8 +279,10 @@ func (a *appraiser) appraise(ctx context.Context, d *document, o *outcome) error
 	switch {
 	case d.kind == kindCapture:
 		return a.appraiseHandshake(ctx, d.handshake, o)
+	case d.kind == kindResults:
+		return a.appraiseHeld(d.held, o)
 	case d.isResult():
-		return a.appraiseResult(d.data, nil, o)
+		return a.appraiseResult(d.data, "", nil, o)
 	case d.signed != nil:
 		return attestext.Errorf(attestext.ErrWrongType, "appraise evidence", "a %s by itself does not say on which platform it was made", d.kind)
 	case d.kind == kindEAT:
@@ -363,7 +366,7 @@ func (a *appraiser) appraiseBound(ctx context.Context, encoded []byte, o *outcom
 // isResult reports whether d is an Attestation Result, or a handshake with one.
 func (d *document) isResult() bool {
 	switch d.kind {
-	case kindEAR:
+	case kindEAR, kindResults:
 		return true
 	case kindCMW:
 		_, _, err := ear.Unwrap(d.data)
