@@ -14,6 +14,7 @@ import (
 
 	"github.com/attestedtls/atls/attestext"
 	"github.com/attestedtls/atls/attestext/eat"
+	"github.com/attestedtls/atls/attestext/policy"
 	"github.com/attestedtls/atls/attestext/sevsnp"
 	"github.com/attestedtls/atls/attestext/softtee"
 	"github.com/attestedtls/atls/attestext/tsm"
@@ -209,6 +210,17 @@ func TestInspectKnowsEachFileOfTheDemo(t *testing.T) {
 			t.Errorf("%s: status %d: %s%s", f.Name(), e.status, e.stdout, e.stderr)
 		}
 	}
+}
+
+func TestVerifyPrintsTheSchemaOfPolicies(t *testing.T) {
+	if e := atls(t, "", "verify", "--print-policy-schema"); e.status != 0 || e.stdout != string(policy.Schema()) || e.stderr != "" {
+		t.Errorf("status %d: %.100s%s", e.status, e.stdout, e.stderr)
+	}
+	checkMistakes(t, []mistake{
+		{[]string{"verify", "--print-policy-schema", pki("quote.bin")}, 1, "goes with nothing else"},
+		{[]string{"verify", "--print-policy-schema", "--policy", pki("policy.json")}, 1, "goes with nothing else"},
+		{[]string{"verify"}, 1, "takes 1 arguments"},
+	})
 }
 
 // What an attester holds is appraised by the keys of those whose it is said to be.

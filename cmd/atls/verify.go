@@ -24,6 +24,7 @@ import (
 
 const verifyUsage = `Usage:
     atls verify FILE [FLAGS]
+    atls verify --print-policy-schema
 
 Appraises the evidence in FILE, or in standard input if it is "-": a TDX quote, an
 SEV-SNP report, a TSM report with the one or the other, a TPM quote, an EAT, a CMW,
@@ -54,6 +55,8 @@ Flags:
                                    current TEE, with the verdict "warning"
     --at TIME                      when it must be valid, RFC 3339 (default now)
     --json                         one JSON object on standard output
+    --print-policy-schema          print the JSON Schema of policies, for editors and other
+                                   programs, and do nothing else
 
 What the evidence must be bound to; without it, evidence that somebody has recorded
 passes, and the output says so:
@@ -94,9 +97,18 @@ func runVerify(ctx context.Context, env *environment, args []string) error {
 	var f verifyFlags
 	fs := newFlagSet("verify")
 	f.register(fs)
-	rest, err := parseArgs(fs, args, 1, verifyUsage)
-	if err != nil {
+	schema := fs.Bool("print-policy-schema", false, "")
+	rest, err := parseOptional(fs, args, 1, verifyUsage)
+	switch {
+	case err != nil:
 		return err
+	case *schema && (fs.NFlag() > 1 || len(rest) > 0):
+		return usagef("", "--print-policy-schema goes with nothing else")
+	case *schema:
+		_, err := env.stdout.Write(policy.Schema())
+		return err
+	case len(rest) == 0:
+		return wrongCount(fs, 1, rest)
 	}
 	data, err := env.readArgument(rest[0])
 	if err != nil {
