@@ -284,6 +284,26 @@ func TestQuoteOfAnotherProviderOrKindIsRefused(t *testing.T) {
 	wantClass(t, err, attestext.ErrWrongType, "passport")
 }
 
+// checkVerdict has l appraise what a makes, beside a certificate and in place of one, and
+// wants an error of that class or, if it is nil, that verdict.
+func checkVerdict(t *testing.T, l *verifier.Local, a attestext.Attester, class error, verdict string) {
+	t.Helper()
+	for _, kind := range kinds {
+		ch := challenge(kind, attestext.BindingHardened)
+		r, err := appraise(l, attest(t, a, tsm.FormatCBOR, ch), expected(ch))
+		if class != nil {
+			wantClass(t, err, class, "")
+			continue
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if r.Verdict() != verdict {
+			t.Errorf("verdict %q, want %q: %v", r.Verdict(), verdict, r.Claims()["reasons"])
+		}
+	}
+}
+
 func TestGenuineEvidenceIsSubjectToPolicy(t *testing.T) {
 	without := func(l *verifier.Local) { l.Policy = nil }
 	for _, c := range []struct {
@@ -312,22 +332,9 @@ func TestGenuineEvidenceIsSubjectToPolicy(t *testing.T) {
 		{"zero verifier", nil, func(l *verifier.Local) { *l = verifier.Local{} }, attestext.ErrUnavailable, ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			for _, kind := range []attestext.CredentialKind{attestext.CertAttestation, attestext.AttestationOnly} {
-				l := local(t)
-				c.change(l)
-				ch := challenge(kind, attestext.BindingHardened)
-				r, err := appraise(l, attest(t, softtee.NewTDX(c.tee).Attester(), tsm.FormatCBOR, ch), expected(ch))
-				if c.class != nil {
-					wantClass(t, err, c.class, "")
-					continue
-				}
-				if err != nil {
-					t.Fatal(err)
-				}
-				if r.Verdict() != c.verdict {
-					t.Errorf("verdict %q, want %q: %v", r.Verdict(), c.verdict, r.Claims()["reasons"])
-				}
-			}
+			l := local(t)
+			c.change(l)
+			checkVerdict(t, l, softtee.NewTDX(c.tee).Attester(), c.class, c.verdict)
 		})
 	}
 }
