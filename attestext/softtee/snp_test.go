@@ -1,8 +1,6 @@
 package softtee_test
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
 	"strings"
 	"testing"
 
@@ -25,22 +23,13 @@ func TestSNPBytesAreTheSameInEveryProcess(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, g := range []struct {
-		name string
-		data []byte
-		want string
-	}{
+	checkBytes(t, []constant{
 		{"root", softtee.SNPRootsPEM(), "bdbb149eb0a78f7322fc9e4e1f6941f8ef19a31828992238dba41527d6a0fa41"},
 		{"report", report, "a9b178e70d6c5276ea010684906a48c5d502bc71e9a29c4d687a24d37557f6f5"},
 		{"certificates", s.Certificates().Marshal(), "f56748c24015d6a158851622e208fe0ffe6cba4a4123d309b5a9c4ce7d0f54ef"},
 		{"certificates of a VLEK", softtee.NewSNP(&softtee.SNPOptions{VLEK: true}).Certificates().Marshal(), "78e0e28c9e4197668de2b654289572ef910898f22be7ab519d4ec407f17fff38"},
 		{"collateral", collateral, "b3e5f2405bdca1bddf6cf4f9bcadea5fa9829300920a8562161618020b7f22d6"},
-	} {
-		got := sha256.Sum256(g.data)
-		if hex.EncodeToString(got[:]) != g.want {
-			t.Errorf("SHA-256 of %s is %x, want %s", g.name, got, g.want)
-		}
-	}
+	})
 }
 
 func TestSNPRootsHaveAMDsShapeAndSayThatTheyAreNot(t *testing.T) {

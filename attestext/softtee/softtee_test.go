@@ -28,18 +28,26 @@ func TestBytesAreTheSameInEveryProcess(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, g := range []struct {
-		name string
-		data []byte
-		want string
-	}{
+	checkBytes(t, []constant{
 		{"root", softtee.RootsPEM(), "74d9857b2bf14a3ae5c7ad0b2e820d4d68bac42c2eebf9d47d111ca3fbd8a5a0"},
 		{"quote", quote, "91434454673665b5d47001b8c486c7404de84aff8d218f849d934d518861623a"},
 		{"collateral", collateral, "912299d1a18e0d68f51b0bf5128976754ae92ba1457515e30ace081dcc1b3ac5"},
-	} {
-		got := sha256.Sum256(g.data)
-		if hex.EncodeToString(got[:]) != g.want {
-			t.Errorf("SHA-256 of %s is %x, want %s", g.name, got, g.want)
+	})
+}
+
+// A constant is what must be the same in every process, and its SHA-256.
+type constant struct {
+	name string
+	data []byte
+	want string
+}
+
+func checkBytes(t *testing.T, constants []constant) {
+	t.Helper()
+	for _, c := range constants {
+		got := sha256.Sum256(c.data)
+		if hex.EncodeToString(got[:]) != c.want {
+			t.Errorf("SHA-256 of %s is %x, want %s", c.name, got, c.want)
 		}
 	}
 }
