@@ -314,10 +314,16 @@ type timedVerifier struct {
 }
 
 func (v *timedVerifier) Appraise(ctx context.Context, ev *attestext.Evidence, ch *attestext.Challenge) (*attestext.Appraisal, error) {
-	defer since(time.Now(), &v.clock.verify)
-	v.clock.evidence.Add(int64(len(ev.CMW)))
-	v.clock.appraised.Add(1)
+	defer v.clock.appraises(ev)()
 	return v.Verifier.Appraise(ctx, ev, ch)
+}
+
+// appraises counts an appraisal, and returns what is to be called when it is over.
+func (c *clock) appraises(ev *attestext.Evidence) func() {
+	c.evidence.Add(int64(len(ev.CMW)))
+	c.appraised.Add(1)
+	start := time.Now()
+	return func() { since(start, &c.verify) }
 }
 
 type timedResults struct {
@@ -326,9 +332,7 @@ type timedResults struct {
 }
 
 func (v *timedResults) Appraise(ctx context.Context, ev *attestext.Evidence, ch *attestext.Challenge) (*attestext.Appraisal, error) {
-	defer since(time.Now(), &v.clock.verify)
-	v.clock.evidence.Add(int64(len(ev.CMW)))
-	v.clock.appraised.Add(1)
+	defer v.clock.appraises(ev)()
 	return v.ResultsVerifier.Appraise(ctx, ev, ch)
 }
 
