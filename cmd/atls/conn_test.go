@@ -60,6 +60,23 @@ func (p pair) same(t *testing.T, binder bool) {
 	}
 }
 
+// checkEnds checks that server and client attested or not, and that the other end says so,
+// with claims where there are some.
+func (p pair) checkEnds(t *testing.T, server, client, claims bool) {
+	t.Helper()
+	for _, end := range []struct {
+		attested, sent bool
+		object         map[string]any
+	}{{server, client, p.c}, {client, server, p.s}} {
+		if end.attested && claims {
+			attested(t, end.object)
+		}
+		if end.object["self_attested"] != end.sent || (end.object["peer"] != nil) != end.attested {
+			t.Errorf("%v", end.object)
+		}
+	}
+}
+
 func attested(t *testing.T, m map[string]any) {
 	t.Helper()
 	peer, _ := m["peer"].(map[string]any)

@@ -41,17 +41,7 @@ func TestEarly(t *testing.T) {
 				if binding == "early" && (p.c["nonce"] != nil || (p.c["binder"] != nil) != (c.model == "background-check")) {
 					t.Errorf("%v", p.c)
 				}
-				for _, end := range []struct {
-					attested, sent bool
-					object         map[string]any
-				}{{c.server, c.client, p.c}, {c.client, c.server, p.s}} {
-					if end.attested && !strings.Contains(c.name, "command") {
-						attested(t, end.object)
-					}
-					if end.object["self_attested"] != end.sent || (end.object["peer"] != nil) != end.attested {
-						t.Errorf("%v", end.object)
-					}
-				}
+				p.checkEnds(t, c.server, c.client, !strings.Contains(c.name, "command"))
 			})
 		}
 	}
