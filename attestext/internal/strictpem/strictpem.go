@@ -9,14 +9,16 @@ import (
 )
 
 // Parse returns what parse makes of each block in b. A block of another type than
-// blockType, and anything but white space around blocks, is an error.
+// blockType, one that cannot be read, and anything but white space around blocks, is an
+// error: encoding/pem would pass over them.
 func Parse[T any](b []byte, blockType string, parse func([]byte) (T, error)) ([]T, error) {
+	begin := []byte("-----BEGIN ")
 	var all []T
-	for len(bytes.TrimSpace(b)) != 0 {
+	for b = bytes.TrimSpace(b); len(b) != 0; b = bytes.TrimSpace(b) {
 		block, rest := pem.Decode(b)
-		switch {
-		case block == nil:
-			return nil, errors.New("not PEM, or data after it")
+		switch read := b[:len(b)-len(rest)]; {
+		case block == nil, !bytes.HasPrefix(read, begin), bytes.Count(read, begin) != 1:
+			return nil, errors.New("not PEM, or something beside its blocks")
 		case block.Type != blockType:
 			return nil, fmt.Errorf("PEM block %q, want %q", block.Type, blockType)
 		}
