@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"unicode"
 )
 
 // maxDepth bounds the nesting of arrays and objects.
@@ -27,6 +28,16 @@ func Unmarshal(data []byte, v any) error {
 	d := json.NewDecoder(bytes.NewReader(data))
 	d.DisallowUnknownFields()
 	return d.Decode(v)
+}
+
+// fold returns the first of the characters that encoding/json takes for r, which are more
+// than the two cases of a letter: U+017F is an s to it, and U+212A a k.
+func fold(r rune) rune {
+	first := r
+	for next := unicode.SimpleFold(r); next != r; next = unicode.SimpleFold(next) {
+		first = min(first, next)
+	}
+	return first
 }
 
 // check walks the tokens of data.
@@ -60,7 +71,7 @@ func check(data []byte) error {
 			}
 		case top != nil && top.name:
 			name := tok.(string)
-			folded := strings.ToLower(name)
+			folded := strings.Map(fold, name)
 			if top.names[folded] {
 				return fmt.Errorf("member %q appears twice", name)
 			}

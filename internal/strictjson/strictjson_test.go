@@ -3,9 +3,10 @@ package strictjson
 import "testing"
 
 type doc struct {
-	A int            `json:"a"`
-	B []doc          `json:"b"`
-	C map[string]int `json:"c"`
+	A  int            `json:"a"`
+	B  []doc          `json:"b"`
+	C  map[string]int `json:"c"`
+	SK int            `json:"sk"`
 }
 
 func TestAmbiguousJSONRefused(t *testing.T) {
@@ -13,6 +14,7 @@ func TestAmbiguousJSONRefused(t *testing.T) {
 		``, ` `, `{`, `{"a":1`, `{"a":1}}`, `{"a":1} {}`, `{"a":1}x`, `{"d":1}`,
 		`{"a":1,"a":2}`, `{"a":1,"A":2}`, `{"b":[{"a":1,"a":1}]}`, `{"c":{"x":1,"x":2}}`,
 		`{"b":[],"c":{},"b":[]}`, `null`, `{"a":null}`, `{"b":[null]}`, `[`, `{"a":}`, `{"a" 1}`,
+		`{"sk":1,"\u017fk":2}`, "{\"sk\":1,\"s\u212a\":2}", `{"SK":1,"\u017f\u212a":2}`,
 	} {
 		if err := Unmarshal([]byte(bad), new(doc)); err == nil {
 			t.Errorf("%s accepted", bad)
