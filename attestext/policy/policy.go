@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"unicode"
 
 	"github.com/attestedtls/atls/attestext"
 	"github.com/attestedtls/atls/internal/strictjson"
@@ -309,8 +310,9 @@ func Parse(data []byte) (*Policy, error) {
 	return &p, nil
 }
 
-// checkNames refuses members that are spelled in another case, which encoding/json takes
-// for the fields of a policy and other readers of JSON do not.
+// checkNames refuses members that are spelled in another case, or with a letter such as
+// U+017F, which encoding/json takes for the fields of a policy and other readers of JSON do
+// not.
 func checkNames(data []byte) error {
 	var v any
 	if err := json.Unmarshal(data, &v); err != nil {
@@ -320,7 +322,7 @@ func checkNames(data []byte) error {
 	walk = func(v any) error {
 		object, _ := v.(map[string]any)
 		for name, member := range object {
-			if name != strings.ToLower(name) {
+			if strings.ContainsFunc(name, func(r rune) bool { return unicode.IsUpper(r) || r > unicode.MaxASCII }) {
 				return fmt.Errorf("unknown member %q: names are in lower case", name)
 			}
 			if err := walk(member); err != nil {

@@ -160,7 +160,7 @@ func TestSchemaAcceptsWhatParseDoes(t *testing.T) {
 		}
 	}
 	for _, text := range []string{
-		`{}`, `[]`, `null`, `{"tdx":null}`, `{"tdx":[]}`, `{"max_quote_age":"1h"}`, `{"tdx":{},"sgx":{}}`, `{"TDX":{}}`, `{"tdx":{"MRTD":["` + h(48) + `"]}}`,
+		`{}`, `[]`, `null`, `{"tdx":null}`, `{"tdx":[]}`, `{"max_quote_age":"1h"}`, `{"tdx":{},"sgx":{}}`, `{"TDX":{}}`, "{\"\u017fnp\":{}}", `{"tdx":{"MRTD":["` + h(48) + `"]}}`,
 		`{"tdx":{"mrtd":[]}}`, `{"tdx":{"mrtd":"` + h(48) + `"}}`, `{"tdx":{"mrtd":["` + h(47) + `"]}}`, `{"tdx":{"mrtd":["` + h(49) + `"]}}`, `{"tdx":{"mrtd":["` + h(47) + `xx"]}}`,
 		`{"tdx":{},"max_quote_age":""}`, `{"tdx":{},"max_quote_age":"-1h"}`, `{"tdx":{},"max_quote_age":60}`, `{"tdx":{},"max_quote_age":"1d"}`,
 		`{"tdx":{"insecure_allow_debug":1}}`, `{"tdx":{"events":{}}}`, `{"tdx":{"events":{"rtmr4":["` + h(48) + `"]}}}`, `{"tdx":{"xfam":{}}}`,
