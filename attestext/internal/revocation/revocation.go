@@ -6,8 +6,10 @@ import (
 	"bytes"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/asn1"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -37,7 +39,8 @@ func (e *RevokedError) Error() string {
 // Parse reads a complete list in DER. One that does not say when it expires is an error,
 // and so is one with a critical extension, or with one in an entry: it is not for all that
 // its issuer has issued, not by itself, or not about its issuer's certificates alone
-// (RFC 5280, sections 5.2.4, 5.2.5 and 5.3.3).
+// (RFC 5280, sections 5.2.4, 5.2.5 and 5.3.3). The extensions that say so have to be
+// critical, and are refused where they are not.
 func Parse(der []byte) (*x509.RevocationList, error) {
 	l, err := x509.ParseRevocationList(der)
 	if err != nil {
@@ -60,10 +63,17 @@ func Parse(der []byte) (*x509.RevocationList, error) {
 	return l, nil
 }
 
+// scopes are the extensions by which a list is about less, or about others' certificates.
+var scopes = []asn1.ObjectIdentifier{
+	{2, 5, 29, 27}, // deltaCRLIndicator
+	{2, 5, 29, 28}, // issuingDistributionPoint
+	{2, 5, 29, 29}, // certificateIssuer, of an entry
+}
+
 func checkExtensions(extensions []pkix.Extension) error {
 	for _, e := range extensions {
-		if e.Critical {
-			return fmt.Errorf("revocation list has the critical extension %v: supply the complete list of the authority", e.Id)
+		if e.Critical || slices.ContainsFunc(scopes, e.Id.Equal) {
+			return fmt.Errorf("revocation list has the extension %v, which cannot be passed over: supply the complete list of the authority", e.Id)
 		}
 	}
 	return nil

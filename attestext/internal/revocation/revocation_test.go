@@ -76,20 +76,35 @@ func parse(t testing.TB, der []byte) *x509.RevocationList {
 
 func TestListThatIsNotCompleteIsRefused(t *testing.T) {
 	a := newAuthority(t, "root", x509.KeyUsageCRLSign)
-	extension := func(critical bool) []pkix.Extension {
-		return []pkix.Extension{{Id: asn1.ObjectIdentifier{2, 5, 29, 28}, Critical: critical, Value: []byte{0x30, 0}}}
+	extension := func(id int, critical bool) []pkix.Extension {
+		return []pkix.Extension{{Id: asn1.ObjectIdentifier{2, 5, 29, id}, Critical: critical, Value: []byte{0x30, 0}}}
 	}
+	list := func(id int, critical bool) func(*x509.RevocationList) {
+		return func(l *x509.RevocationList) { l.ExtraExtensions = extension(id, critical) }
+	}
+	entry := func(id int, critical bool) func(*x509.RevocationList) {
+		return func(l *x509.RevocationList) {
+			l.RevokedCertificateEntries = []x509.RevocationListEntry{{SerialNumber: big.NewInt(7), RevocationTime: now, ExtraExtensions: extension(id, critical)}}
+		}
+	}
+	const freshestCRL, deltaCRLIndicator, issuingDistributionPoint, certificateIssuer, other = 46, 27, 28, 29, 99
 	for _, c := range []struct {
 		name   string
 		change func(*x509.RevocationList)
 		says   string // nothing: accepted
 	}{
 		{"complete", nil, ""},
-		{"extension that is not critical", func(l *x509.RevocationList) { l.ExtraExtensions = extension(false) }, ""},
-		{"issuingDistributionPoint", func(l *x509.RevocationList) { l.ExtraExtensions = extension(true) }, "critical extension 2.5.29.28"},
-		{"certificateIssuer", func(l *x509.RevocationList) {
-			l.RevokedCertificateEntries = []x509.RevocationListEntry{{SerialNumber: big.NewInt(7), RevocationTime: now, ExtraExtensions: extension(true)}}
-		}, "critical extension 2.5.29.28"},
+		{"freshestCRL", list(freshestCRL, false), ""},
+		{"unknown", list(other, false), ""},
+		{"unknown and critical", list(other, true), "2.5.29.99"},
+		{"of an entry, unknown", entry(other, false), ""},
+		{"of an entry, unknown and critical", entry(other, true), "2.5.29.99"},
+		{"deltaCRLIndicator", list(deltaCRLIndicator, true), "2.5.29.27"},
+		{"deltaCRLIndicator, not critical", list(deltaCRLIndicator, false), "2.5.29.27"},
+		{"issuingDistributionPoint", list(issuingDistributionPoint, true), "2.5.29.28"},
+		{"issuingDistributionPoint, not critical", list(issuingDistributionPoint, false), "2.5.29.28"},
+		{"certificateIssuer", entry(certificateIssuer, true), "2.5.29.29"},
+		{"certificateIssuer, not critical", entry(certificateIssuer, false), "2.5.29.29"},
 	} {
 		_, err := revocation.Parse(a.list(t, c.change))
 		if c.says == "" && err != nil || c.says != "" && (err == nil || !strings.Contains(err.Error(), c.says)) {
