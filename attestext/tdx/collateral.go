@@ -14,6 +14,7 @@ import (
 
 	"github.com/attestedtls/atls/attestext"
 	"github.com/attestedtls/atls/attestext/internal/lru"
+	"github.com/attestedtls/atls/attestext/internal/revocation"
 	"github.com/attestedtls/atls/internal/strictjson"
 	"github.com/google/go-tdx-guest/pcs"
 )
@@ -275,7 +276,7 @@ func (c *Collateral) init() error {
 		{"root_ca_crl", c.rootCRL, &c.rootList},
 	} {
 		var err error
-		if *p.dst, err = x509.ParseRevocationList(p.der); err != nil {
+		if *p.dst, err = revocation.Parse(p.der); err != nil {
 			return badCollateral("%s: %w", p.name, err)
 		}
 		c.nextUpdate = earliest(c.nextUpdate, (*p.dst).NextUpdate)

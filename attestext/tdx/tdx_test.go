@@ -637,6 +637,9 @@ func TestIncompleteOrAmbiguousCollateralIsMalformed(t *testing.T) {
 	refuse("member twice but for case", bytes.Replace(good, []byte("{"), []byte(`{"TCB_INFO":"{}",`), 1))
 	refuse("trailing data", append(bytes.Clone(good), "{}"...))
 	refuse("third certificate", change("tcb_info_issuer_chain", m["tcb_info_issuer_chain"]+m["tcb_info_issuer_chain"]))
+	for _, list := range []string{"pck_crl", "root_ca_crl"} { // of which package revocation refuses more
+		refuse(list+" with a byte behind", change(list, m[list]+"00"))
+	}
 	refuse("too large", make([]byte, tdx.MaxCollateralSize+1))
 	for _, n := range []int{0, 1, len(good) / 2, len(good) - 2} {
 		refuse("cut", good[:n])
