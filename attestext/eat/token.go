@@ -39,9 +39,12 @@ const (
 const (
 	// MaxTokenSize is that of an encoded token, in bytes.
 	MaxTokenSize = 1 << 16
-	// MaxSubmodDepth is how many submods may lie within each other.
+	// MaxSubmodDepth is how many submods may lie within each other, and MaxSubmods how
+	// many submodules there may be in all.
 	MaxSubmodDepth = 3
+	MaxSubmods     = 64
 
+	maxSubmodName  = 64 // bytes; names come again before those of what is within
 	maxProfileSize = 255
 	maxTime        = 253402300799 // the end of the year 9999
 )
@@ -345,8 +348,8 @@ func submodNames(raw []byte, outer string, depth int) ([]string, error) {
 	var names []string
 	for label, value := range m {
 		text, ok := label.(string)
-		if !ok {
-			return nil, fmt.Errorf("name %#v is no text", label)
+		if !ok || len(text) > maxSubmodName {
+			return nil, fmt.Errorf("name of a submodule is no text of %d bytes at most", maxSubmodName)
 		}
 		name := outer + strconv.Quote(text)
 		names = append(names, name)
@@ -355,9 +358,12 @@ func submodNames(raw []byte, outer string, depth int) ([]string, error) {
 		case err == nil && claims[claimSubmods] != nil:
 			inner, err := submodNames(claims[claimSubmods], name+"/", depth-1)
 			if err != nil {
-				return nil, fmt.Errorf("%s: %w", name, err)
+				return nil, err
 			}
 			names = append(names, inner...)
+			if len(names) > MaxSubmods {
+				return nil, fmt.Errorf("more than %d submodules", MaxSubmods)
+			}
 		case err == nil:
 		default:
 			_, bytesErr := strict.Bytes(value)
