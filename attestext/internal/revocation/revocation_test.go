@@ -74,7 +74,9 @@ func parse(t testing.TB, der []byte) *x509.RevocationList {
 	return l
 }
 
-func TestListThatIsNotCompleteIsRefused(t *testing.T) {
+// crypto/x509 reads lists with critical extensions, which may be about other certificates
+// than those of their issuer, or about some of them.
+func TestTrapCRLWithACriticalExtension(t *testing.T) {
 	a := newAuthority(t, "root", x509.KeyUsageCRLSign)
 	extension := func(id int, critical bool) []pkix.Extension {
 		return []pkix.Extension{{Id: asn1.ObjectIdentifier{2, 5, 29, id}, Critical: critical, Value: []byte{0x30, 0}}}
@@ -106,18 +108,29 @@ func TestListThatIsNotCompleteIsRefused(t *testing.T) {
 		{"certificateIssuer", entry(certificateIssuer, true), "2.5.29.29"},
 		{"certificateIssuer, not critical", entry(certificateIssuer, false), "2.5.29.29"},
 	} {
-		_, err := revocation.Parse(a.list(t, c.change))
+		der := a.list(t, c.change)
+		if _, err := x509.ParseRevocationList(der); err != nil {
+			t.Errorf("%s: crypto/x509 refuses it: %v", c.name, err)
+		}
+		_, err := revocation.Parse(der)
 		if c.says == "" && err != nil || c.says != "" && (err == nil || !strings.Contains(err.Error(), c.says)) {
 			t.Errorf("%s: %v", c.name, err)
 		}
 	}
-	der := a.list(t, nil)
+}
+
+func TestTrapCRLTrailingBytes(t *testing.T) {
+	der := newAuthority(t, "root", x509.KeyUsageCRLSign).list(t, nil)
 	for n := range der {
 		if _, err := revocation.Parse(der[:n]); err == nil {
 			t.Fatalf("the first %d bytes were accepted", n)
 		}
 	}
-	if _, err := revocation.Parse(append(der, 0)); err == nil {
+	der = append(der, 0)
+	if _, err := x509.ParseRevocationList(der); err != nil {
+		t.Errorf("crypto/x509 refuses it: %v", err)
+	}
+	if _, err := revocation.Parse(der); err == nil {
 		t.Error("a trailing byte was accepted")
 	}
 }
