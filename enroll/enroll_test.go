@@ -21,6 +21,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -794,6 +795,44 @@ func TestBrokenLogIsNotOpened(t *testing.T) {
 		if _, err := enroll.OpenLog(path, time.Now()); err == nil || !strings.Contains(err.Error(), "line 2") {
 			t.Errorf("%.20q: %v", text, err)
 		}
+	}
+}
+
+// fullListener has no descriptors left once, and is closed then.
+type fullListener struct {
+	net.Listener
+	full bool
+}
+
+func (l *fullListener) Accept() (net.Conn, error) {
+	if l.full {
+		return nil, net.ErrClosed
+	}
+	l.full = true
+	return nil, &net.OpError{Op: "accept", Err: os.NewSyscallError("accept4", syscall.EMFILE)}
+}
+
+func TestServerGoesOnAfterAnErrorThatPasses(t *testing.T) {
+	ca, key := issuer(t)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var reports []error
+	s := &enroll.Server{
+		Authority: &enroll.Authority{Certificate: ca, Key: key}, Verifier: local(t), Certificates: []tls.Certificate{leafOf(t, ca, key)},
+		Report: func(a net.Addr, e *enroll.Entry, err error) {
+			if a != l.Addr() || e != nil {
+				t.Errorf("reports %v, %v", a, e)
+			}
+			reports = append(reports, err)
+		},
+	}
+	if err := s.Serve(t.Context(), &fullListener{Listener: l}); !errors.Is(err, net.ErrClosed) {
+		t.Error(err)
+	}
+	if len(reports) != 1 || !errors.Is(reports[0], syscall.EMFILE) {
+		t.Errorf("reports %v", reports)
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/attestedtls/atls/attestext"
+	"github.com/attestedtls/atls/internal/accept"
 	"github.com/attestedtls/atls/tls"
 )
 
@@ -47,7 +48,8 @@ type Server struct {
 
 	// Report is called when a machine has been served, or refused: entry is what was
 	// logged, nil if the handshake or the request failed before that, and err why there
-	// is no certificate. It is called concurrently. nil is nobody.
+	// is no certificate. It is called concurrently. nil is nobody. It is also called where
+	// no machine can be accepted for a while, with the listener's address.
 	Report func(remote net.Addr, entry *Entry, err error)
 }
 
@@ -79,33 +81,25 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(ctx, func() { l.Close() })()
-	slots := make(chan struct{}, conns)
-	for {
-		select {
-		case slots <- struct{}{}:
-		case <-ctx.Done():
-			return nil
-		}
-		raw, err := l.Accept()
-		if err != nil {
-			if ctx.Err() != nil {
-				return nil
-			}
-			return err
-		}
-		wg.Go(func() {
-			defer func() { <-slots }()
+	report := s.Report
+	if report == nil {
+		report = func(net.Addr, *Entry, error) {}
+	}
+	loop := accept.Loop{
+		Slots: make(chan struct{}, conns),
+		Open:  &wg,
+		Serve: func(raw net.Conn) {
 			entry, err := (*Entry)(nil), places.enter(raw.RemoteAddr())
 			if err == nil {
 				entry, err = s.one(ctx, raw, config, timeout)
 				places.leave(raw.RemoteAddr())
 			}
 			raw.Close()
-			if s.Report != nil {
-				s.Report(raw.RemoteAddr(), entry, err)
-			}
-		})
+			report(raw.RemoteAddr(), entry, err)
+		},
+		Retry: func(err error, _ time.Duration) { report(l.Addr(), nil, fmt.Errorf("enroll: %w", err)) },
 	}
+	return loop.Run(ctx, l)
 }
 
 // places are the connections that each address has.

@@ -19,6 +19,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/attestedtls/atls/internal/accept"
 	"github.com/attestedtls/atls/proxyproto"
 	"github.com/attestedtls/atls/tls"
 )
@@ -357,7 +358,9 @@ func (p *proxy) run(ctx context.Context, metricsAddr string) error {
 	defer cut()
 	failed := make(chan error, 1)
 	var open sync.WaitGroup
-	go func() { failed <- p.acceptAll(ctx, connCtx, l, &open) }()
+	loop := accept.Loop{Slots: p.slots, Open: &open, Serve: func(raw net.Conn) { p.one(connCtx, raw) },
+		Retry: func(err error, wait time.Duration) { p.log.Warn("accept failed", "error", err, "retry_in", wait) }}
+	go func() { failed <- loop.Run(ctx, l) }()
 	for {
 		select {
 		case <-hangups:
@@ -376,39 +379,6 @@ func (p *proxy) run(ctx context.Context, metricsAddr string) error {
 	defer timer.Stop()
 	open.Wait()
 	return err
-}
-
-// acceptAll accepts connections until ctx is done and l closed, which is no error.
-// They last until connCtx is done.
-func (p *proxy) acceptAll(ctx, connCtx context.Context, l net.Listener, open *sync.WaitGroup) error {
-	var wait time.Duration
-	for {
-		select {
-		case p.slots <- struct{}{}:
-		case <-ctx.Done():
-			return nil
-		}
-		raw, err := l.Accept()
-		if err != nil {
-			<-p.slots
-			if ctx.Err() != nil {
-				return nil
-			}
-			// Out of descriptors, for example, which will pass.
-			if ne, ok := err.(net.Error); !ok || !ne.Temporary() {
-				return err
-			}
-			wait = min(max(2*wait, 5*time.Millisecond), time.Second)
-			p.log.Warn("accept failed", "error", err, "retry_in", wait)
-			time.Sleep(wait)
-			continue
-		}
-		wait = 0
-		open.Go(func() {
-			defer func() { <-p.slots }()
-			p.one(connCtx, raw)
-		})
-	}
 }
 
 // one serves one connection and reports it.

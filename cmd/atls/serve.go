@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/attestedtls/atls/internal/accept"
 	"github.com/attestedtls/atls/tls"
 )
 
@@ -111,13 +112,7 @@ func (s *server) serve(ctx context.Context, l net.Listener) error {
 	defer cancel()
 	defer context.AfterFunc(ctx, func() { l.Close() })()
 	defer l.Close()
-	slots := make(chan struct{}, maxConnections)
-	for {
-		select {
-		case slots <- struct{}{}:
-		case <-ctx.Done():
-			return nil
-		}
+	if s.flags.once {
 		raw, err := l.Accept()
 		if ctx.Err() != nil {
 			if err == nil {
@@ -128,15 +123,16 @@ func (s *server) serve(ctx context.Context, l net.Listener) error {
 		if err != nil {
 			return err
 		}
-		if s.flags.once {
-			l.Close()
-			return s.one(ctx, raw)
-		}
-		wg.Go(func() {
-			defer func() { <-slots }()
-			s.one(ctx, raw)
-		})
+		l.Close()
+		return s.one(ctx, raw)
 	}
+	loop := accept.Loop{
+		Slots: make(chan struct{}, maxConnections),
+		Open:  &wg,
+		Serve: func(raw net.Conn) { s.one(ctx, raw) },
+		Retry: func(err error, _ time.Duration) { s.stderr.error(err) },
+	}
+	return loop.Run(ctx, l)
 }
 
 // one serves one connection and reports it.

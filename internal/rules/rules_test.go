@@ -60,7 +60,7 @@ var rules = []rule{
 	},
 	{
 		pkg:    "enroll",
-		may:    []string{"internal/strictjson", "tls", "tls/internal/...", "tls/exportedauth", "keyschedule", "attestext", "attestext/internal/..."},
+		may:    []string{"internal/accept", "internal/strictjson", "tls", "tls/internal/...", "tls/exportedauth", "keyschedule", "attestext", "attestext/internal/..."},
 		others: []string{"golang.org/x/crypto/...", "golang.org/x/sys/..."},
 	},
 	{
