@@ -96,6 +96,7 @@ type handshake struct {
 type sentCertificate struct {
 	role     attestext.Role
 	typ      attestext.EvidenceType
+	asked    bool // for evidence or a result
 	passport bool
 	verifier attestext.VerifierIdentity
 	nonce    []byte
@@ -123,6 +124,10 @@ func parseHandshake(data []byte) (*handshake, error) {
 				}
 			case 8:
 				if h.selected, err = extensionsOf(it.Data); err != nil {
+					return nil, err
+				}
+			case 13:
+				if h.request, err = certificateRequestExtensions(it.Data); err != nil {
 					return nil, err
 				}
 			}
@@ -180,6 +185,15 @@ func clientHelloExtensions(b []byte) (map[uint16][]byte, error) {
 	return extensionsOf(s)
 }
 
+func certificateRequestExtensions(b []byte) (map[uint16][]byte, error) {
+	s := cryptobyte.String(b)
+	var reqContext cryptobyte.String
+	if !s.ReadUint8LengthPrefixed(&reqContext) {
+		return nil, badMessage("CertificateRequest")
+	}
+	return extensionsOf(s)
+}
+
 // certificate reads a Certificate message, and what was negotiated for it.
 func (h *handshake) certificate(role attestext.Role, b []byte) (*sentCertificate, error) {
 	c := &sentCertificate{role: role}
@@ -213,7 +227,9 @@ func (h *handshake) certificate(role attestext.Role, b []byte) (*sentCertificate
 		if err != nil {
 			return nil, err
 		}
-		c.evidence = with[h.points.AttestationEvidence]
+		if c.evidence, err = h.evidenceIn(with); err != nil {
+			return nil, err
+		}
 		if proof, ok := with[h.points.AttestedKeyProof]; ok && len(proof) > 0 {
 			p, err := attestext.ParseAttestedKeyProof(proof)
 			if err != nil {
@@ -225,13 +241,79 @@ func (h *handshake) certificate(role attestext.Role, b []byte) (*sentCertificate
 	return c, nil
 }
 
+// evidenceIn returns what attests among the extensions of a certificate, nil for nothing.
+func (h *handshake) evidenceIn(extensions map[uint16][]byte) ([]byte, error) {
+	point := h.points.AttestationEvidence
+	if h.capture.Form == capture.FormEarly {
+		point = h.points.RemoteAttestation
+	}
+	data, ok := extensions[point]
+	if !ok || h.capture.Form == "" {
+		return data, nil
+	}
+	return attestext.ParseCMWPayload(data)
+}
+
+// parsers returns what reads the extension that is about evidence of the end of role, in
+// ClientHello and in EncryptedExtensions.
+func (h *handshake) parsers(role attestext.Role) (hello func([]byte) (*attestext.EvidenceHello, error), selection func([]byte) (*attestext.EvidenceSelection, error)) {
+	switch {
+	case h.capture.Form == capture.FormEarly03:
+		return parseHello03, parseSelection03
+	case role == attestext.RoleClient:
+		return attestext.ParseEvidenceProposalHello, attestext.ParseEvidenceProposalSelection
+	}
+	return attestext.ParseEvidenceRequestHello, attestext.ParseEvidenceRequestSelection
+}
+
+func parseHello03(b []byte) (*attestext.EvidenceHello, error) {
+	formats, err := attestext.ParseFormats(b)
+	if err != nil {
+		return nil, err
+	}
+	h := new(attestext.EvidenceHello)
+	for _, f := range formats {
+		h.Types = append(h.Types, attestext.EvidenceType{Kind: attestext.CertAttestation, Format: f})
+	}
+	return h, nil
+}
+
+func parseSelection03(b []byte) (*attestext.EvidenceSelection, error) {
+	f, err := attestext.ParseFormat(b)
+	if err != nil {
+		return nil, err
+	}
+	return &attestext.EvidenceSelection{Type: attestext.EvidenceType{Kind: attestext.CertAttestation, Format: f}}, nil
+}
+
+// chosen fills in what remoteAttestation says of the direction of c.
+func (h *handshake) chosen(c *sentCertificate) error {
+	from := h.selected
+	if c.role == attestext.RoleClient {
+		from = h.request
+	}
+	data, ok := from[h.points.RemoteAttestation]
+	if !ok {
+		return nil
+	}
+	s, err := attestext.ParseAttestationScheme(data)
+	if err != nil {
+		return err
+	}
+	c.asked, c.passport, c.verifier = true, s.Verifier != "", s.Verifier
+	c.typ = attestext.EvidenceType{Kind: attestext.CertAttestation, Format: s.Format}
+	return nil
+}
+
 // negotiated fills in what both ends agreed on for the direction of c.
 func (h *handshake) negotiated(c *sentCertificate) error {
+	if h.capture.Form == capture.FormEarly {
+		return h.chosen(c)
+	}
 	evidence, result := h.points.EvidenceRequest, h.points.ResultsRequest
-	parseHello, parseSelection := attestext.ParseEvidenceRequestHello, attestext.ParseEvidenceRequestSelection
+	parseHello, parseSelection := h.parsers(c.role)
 	if c.role == attestext.RoleClient {
 		evidence, result = h.points.EvidenceProposal, h.points.ResultsProposal
-		parseHello, parseSelection = attestext.ParseEvidenceProposalHello, attestext.ParseEvidenceProposalSelection
 	}
 	if data, ok := h.selected[evidence]; ok {
 		selection, err := parseSelection(data)
@@ -242,7 +324,7 @@ func (h *handshake) negotiated(c *sentCertificate) error {
 		if err != nil {
 			return err
 		}
-		c.typ, c.nonce = selection.Type, selection.Nonce
+		c.asked, c.typ, c.nonce = true, selection.Type, selection.Nonce
 		if c.role == attestext.RoleServer {
 			c.nonce = hello.Nonce
 		}
@@ -252,7 +334,7 @@ func (h *handshake) negotiated(c *sentCertificate) error {
 		if err != nil {
 			return err
 		}
-		c.passport, c.verifier, c.typ.Kind = true, selection.Verifier, attestext.CertAttestation
+		c.asked, c.passport, c.verifier, c.typ.Kind = true, true, selection.Verifier, attestext.CertAttestation
 	}
 	return nil
 }
@@ -307,6 +389,8 @@ func (h *handshake) itemTree(role attestext.Role, it capture.Item) *node {
 		}
 	case 8:
 		h.attestationTree(n, h.selected, false)
+	case 13:
+		h.remoteTree(n, h.request, false)
 	case 11:
 		for _, c := range h.sent {
 			if c.role == role {
@@ -319,14 +403,17 @@ func (h *handshake) itemTree(role attestext.Role, it capture.Item) *node {
 
 // attestationTree adds the extensions of attestation, in ClientHello if offered.
 func (h *handshake) attestationTree(n *node, m map[uint16][]byte, offered bool) {
+	h.remoteTree(n, m, offered)
+	requestHello, requestSelection := h.parsers(attestext.RoleServer)
+	proposalHello, proposalSelection := h.parsers(attestext.RoleClient)
 	for _, e := range []struct {
 		name      string
 		point     uint16
 		hello     func([]byte) (*attestext.EvidenceHello, error)
 		selection func([]byte) (*attestext.EvidenceSelection, error)
 	}{
-		{"evidence_request", h.points.EvidenceRequest, attestext.ParseEvidenceRequestHello, attestext.ParseEvidenceRequestSelection},
-		{"evidence_proposal", h.points.EvidenceProposal, attestext.ParseEvidenceProposalHello, attestext.ParseEvidenceProposalSelection},
+		{"evidence_request", h.points.EvidenceRequest, requestHello, requestSelection},
+		{"evidence_proposal", h.points.EvidenceProposal, proposalHello, proposalSelection},
 		{"results_request", h.points.ResultsRequest, nil, nil},
 		{"results_proposal", h.points.ResultsProposal, nil, nil},
 	} {
@@ -379,6 +466,36 @@ func (h *handshake) attestationTree(n *node, m map[uint16][]byte, offered bool) 
 		if err != nil {
 			x.add(leaf("does not parse", err.Error()))
 		}
+	}
+}
+
+// remoteTree adds remoteAttestation, in ClientHello if offered.
+func (h *handshake) remoteTree(n *node, m map[uint16][]byte, offered bool) {
+	data, ok := m[h.points.RemoteAttestation]
+	if !ok {
+		return
+	}
+	x := branch("remoteAttestation", sizeOf(data))
+	n.add(x)
+	if !offered {
+		s, err := attestext.ParseAttestationScheme(data)
+		if err != nil {
+			x.add(leaf("does not parse", err.Error()))
+			return
+		}
+		x.add(leaf("chosen", s.String()))
+		return
+	}
+	hello, err := attestext.ParseEarlyHello(data)
+	if err != nil {
+		x.add(leaf("does not parse", err.Error()))
+		return
+	}
+	for _, s := range hello.Server {
+		x.add(leaf("of the server", s.String()))
+	}
+	for _, s := range hello.Client {
+		x.add(leaf("of the client", s.String()))
 	}
 }
 
@@ -455,7 +572,7 @@ func (a *appraiser) appraiseSent(ctx context.Context, h *handshake, c *sentCerti
 		}
 		return a.appraise(ctx, d, o)
 	}
-	if len(c.nonce) == 0 {
+	if !c.asked {
 		return attestext.Errorf(attestext.ErrBinding, "appraise captured handshake", "evidence that nobody has asked for")
 	}
 	o.bound = true

@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -12,6 +13,7 @@ import (
 	"github.com/attestedtls/atls/attestext/ear"
 	"github.com/attestedtls/atls/attestext/eat"
 	"github.com/attestedtls/atls/attestext/softtee"
+	"github.com/attestedtls/atls/internal/capture"
 	"github.com/attestedtls/atls/internal/fuzzbound"
 )
 
@@ -31,6 +33,8 @@ func TestCapturedHandshakes(t *testing.T) {
 	tdx, snp := []string{"--attest", "softtee:tdx"}, []string{"--attest", "softtee:snp"}
 	soft := verifySoftTEE()[2:]
 	clientCA := []string{"--client-ca", pki("ca.pem")}
+	early, early03 := []string{"--mode", "early"}, []string{"--mode", "early", "--early-form", "03"}
+	both := []string{"--mode", "combined", "--early-form", "06"}
 	otherPolicy := []string{"--policy", filepath.Join(t.TempDir(), "policy")}
 	if err := os.WriteFile(otherPolicy[1], []byte(`{"tdx": {"mrtd": ["`+strings.Repeat("0", 96)+`"]}}`), 0o600); err != nil {
 		t.Fatal(err)
@@ -53,6 +57,19 @@ func TestCapturedHandshakes(t *testing.T) {
 		{"two keys", args(identity(), tdx, []string{"--attested-key", "new"}), args(verifySoftTEE(), []string{"--peer-attested-key"}), soft, true, 0, "CertificateVerify", "verdict: affirming"},
 		{"passport", args(identity(), []string{"--attest", "results:" + pki("results.json")}), []string{"--verify", "results", "--trust-roots", pki("verifiers.json")},
 			[]string{"--trust-roots", pki("verifiers.json")}, true, 0, "trustworthiness vector", "verdict: affirming"},
+		{"early", args(identity(), tdx, early), args(verifySoftTEE(), early), soft, true, 0, "chosen: evidence application/vnd.veraison.tsm-report+cbor", "binding: as expected"},
+		{"early, both", args(identity(), clientCA, verifySoftTEE(), tdx, early), args(clientIdentity(), snp, verifySoftTEE(), early), soft, true, 0, "of the client: evidence", "verdict: affirming"},
+		{"early, client", args(identity(), clientCA, verifySoftTEE(), early), args(clientIdentity(), tdx, early), soft, true, 0, "chosen: evidence", "binding: as expected"},
+		{"early, passport", args(identity(), []string{"--attest", "results:" + pki("results.json")}, early), args([]string{"--verify", "results", "--trust-roots", pki("verifiers.json")}, early),
+			[]string{"--trust-roots", pki("verifiers.json")}, true, 0, "trustworthiness vector", "binding: as expected"},
+		{"early, other roots", args(identity(), tdx, early), args(verifySoftTEE(), early), soft[2:], true, 3, "rule: early", "because: the server's: "},
+		{"early, does not attest", identity(), args(verifySoftTEE(), early), soft, false, 3, "of the server: evidence", "nobody attests in it"},
+		{"early-03", args(identity(), tdx, early03), args(verifySoftTEE(), early03), soft, true, 0, "evidence_request", "binding: as expected"},
+		{"early-03, both", args(identity(), clientCA, verifySoftTEE(), tdx, early03), args(clientIdentity(), snp, verifySoftTEE(), early03), soft, true, 0, "evidence_proposal", "verdict: affirming"},
+		{"early-03, passport", args(identity(), []string{"--attest", "results:" + pki("results.json")}, early03), args([]string{"--verify", "results", "--trust-roots", pki("verifiers.json")}, early03),
+			[]string{"--trust-roots", pki("verifiers.json")}, true, 0, "trustworthiness vector", "binding: as expected"},
+		{"early-03, policy", args(identity(), tdx, early03), args(verifySoftTEE()[:6], otherPolicy, early03), args(soft[:4], otherPolicy), false, 4, "alert: 49", "because: the server's: "},
+		{"combined, early", args(identity(), tdx, both), args(verifySoftTEE(), both), soft, true, 0, "remoteAttestation", "verdict: affirming"},
 		{"other roots", args(identity(), tdx), verifySoftTEE(), soft[2:], true, 3, "MRTD", "because: the server's: "},
 		{"policy", args(identity(), tdx), args(verifySoftTEE()[:6], otherPolicy), args(soft[:4], otherPolicy), false, 4, "alert: 49", "because: the server's: "},
 		{"other rules", args(identity(), tdx), args(verifySoftTEE(), draft), soft, false, 3, "alert: 42", "configured for draft-08"},
@@ -87,6 +104,17 @@ func TestCapturedHandshakes(t *testing.T) {
 				t.Errorf("%v, %v: %.200s", err, info.Mode(), b)
 			}
 		})
+	}
+}
+
+// Evidence is appraised where the handshake asked for it, in whichever form.
+func TestCapturedEvidenceThatNobodyHasAskedFor(t *testing.T) {
+	for _, rule := range []attestext.Binding{attestext.BindingHardened, attestext.BindingEarly} {
+		h := &handshake{capture: &capture.Capture{Binders: []capture.Binder{{Role: attestext.RoleServer, Binding: rule, Value: make([]byte, 32)}}}}
+		err := new(appraiser).appraiseSent(t.Context(), h, &sentCertificate{role: attestext.RoleServer, evidence: []byte{1}}, new(outcome))
+		if !errors.Is(err, attestext.ErrBinding) || !strings.Contains(err.Error(), "nobody has asked for") {
+			t.Errorf("%v: %v", rule, err)
+		}
 	}
 }
 

@@ -96,6 +96,9 @@ func dial(ctx context.Context, f *connFlags, config *tls.Config, addr string, en
 	var record *recorder
 	if f.capture != "" {
 		record = new(recorder)
+		if f.early() {
+			record.capture.Form = config.Attestation.Form.String()
+		}
 		config = config.Clone()
 		if log := config.KeyLogWriter; log != nil {
 			config.KeyLogWriter = io.MultiWriter(log, record)

@@ -292,8 +292,6 @@ func (f *connFlags) check() error {
 		return usagef("its binder covers the certificate's key", "--mode %s goes with neither --attested-key nor --peer-attested-key", f.mode)
 	case f.early() && f.binding != "hardened":
 		return usagef("the early draft has a binding of its own", "--binding %s has no effect in --mode %s", f.binding, f.mode)
-	case f.capture != "" && f.early():
-		return usagef("atls inspect and verify read handshakes of tls-attest", "--capture is not for the early draft")
 	case f.mode == "early" && f.attest == "" && f.verify == "":
 		return usagef("", "--mode early needs --attest or --verify")
 	case f.mode == "post-handshake" && f.binding != "hardened":

@@ -409,7 +409,6 @@ func TestMistakesOnTheCommandLine(t *testing.T) {
 		{args([]string{"dial", "localhost:1", "--mode", "combined", "--carriage", "leading", "--peer", "request", "--verify", "local"}), 1, "nothing tells a peer"},
 		{args([]string{"serve", "--mode", "early"}, id), 1, "needs --attest or --verify"},
 		{args([]string{"serve", "--mode", "early", "--early-form", "04", "--attest", "softtee:tdx"}, id), 1, "06 or 03"},
-		{[]string{"dial", "localhost:1", "--mode", "early", "--verify", "local", "--capture", "x"}, 1, "not for the early draft"},
 		{args([]string{"serve", "--early-form", "03", "--attest", "softtee:tdx"}, id), 1, "no effect in --mode tls-attest"},
 		{args([]string{"serve", "--mode", "early", "--attest", "softtee:tdx", "--binding", "draft-08"}, id), 1, "no effect in --mode early"},
 		{args([]string{"serve", "--mode", "early", "--attest", "softtee:tdx", "--attested-key", "new"}, id), 1, "--attested-key"},

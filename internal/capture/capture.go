@@ -40,6 +40,12 @@ const (
 	ServerSecret = "SERVER_HANDSHAKE_TRAFFIC_SECRET"
 )
 
+// Forms in which the ends of a handshake attest, as tls.AttestationForm has them.
+const (
+	FormEarly   = "early"
+	FormEarly03 = "early-03"
+)
+
 // A Capture is a handshake as it was on the wire. It is a text of lines:
 //
 //	atls capture 1
@@ -48,6 +54,8 @@ const (
 //	key LABEL RANDOM SECRET       a line of the key log, in hexadecimal
 //	binder ROLE BINDING HEX       what the end that wrote it held the attestation of ROLE
 //	                              ("client", "server") to, which keys do not tell
+//	form FORM                     how they attest, if not as draft-fossati-tls-attestation has
+//	                              it: "early" or "early-03"
 //
 // Bytes of one direction are in the order in which they were sent. Hexadecimal digits
 // are lower case.
@@ -56,6 +64,7 @@ type Capture struct {
 	ClientSecret, ServerSecret []byte // nil if not known
 	Random                     []byte // of ClientHello, as the key log has it
 	Binders                    []Binder
+	Form                       string // empty, FormEarly or FormEarly03
 }
 
 // A Binder is the challenge of one direction of attestation.
@@ -121,6 +130,12 @@ func (c *Capture) line(w []string) error {
 			c.Server = append(c.Server, b...)
 		}
 		return nil
+	case len(w) == 2 && w[0] == "form":
+		if c.Form != "" || w[1] != FormEarly && w[1] != FormEarly03 {
+			return errors.New("unknown form, or one twice")
+		}
+		c.Form = w[1]
+		return nil
 	case len(w) == 4 && w[0] == "key":
 		return c.key(w[1], w[2], w[3])
 	case len(w) == 4 && w[0] == "binder":
@@ -160,7 +175,7 @@ func (c *Capture) binder(role, binding, value string) error {
 		return errors.New("unknown role")
 	}
 	known := false
-	for _, rule := range []attestext.Binding{attestext.BindingHardened, attestext.BindingDraft08} {
+	for _, rule := range []attestext.Binding{attestext.BindingHardened, attestext.BindingDraft08, attestext.BindingEarly} {
 		if rule.String() == binding {
 			b.Binding, known = rule, true
 		}
@@ -190,6 +205,9 @@ func (c *Capture) Binder(role attestext.Role) *Binder {
 func (c *Capture) Marshal() []byte {
 	var b bytes.Buffer
 	fmt.Fprintln(&b, Magic)
+	if c.Form != "" {
+		fmt.Fprintf(&b, "form %s\n", c.Form)
+	}
 	for _, k := range []struct {
 		label  string
 		secret []byte

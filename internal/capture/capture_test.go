@@ -137,6 +137,7 @@ func TestEachCipherSuiteIsDecrypted(t *testing.T) {
 
 func TestCaptureRoundTrip(t *testing.T) {
 	c := captured()
+	c.Form = FormEarly03
 	text := c.Marshal()
 	again, err := Parse(text)
 	if err != nil || !bytes.Equal(again.Marshal(), text) {
@@ -178,6 +179,8 @@ func TestMalformedCaptureIsRefused(t *testing.T) {
 		{Magic + "\nbinder server expat " + random + "\n", "unknown binding"},
 		{Magic + "\nbinder proxy hardened " + random + "\n", "unknown role"},
 		{Magic + strings.Repeat("\nbinder server hardened "+random, 2) + "\n", "twice"},
+		{Magic + "\nform late\n", "unknown form"},
+		{Magic + "\nform early\nform early\n", "one twice"},
 		{Magic + strings.Repeat("\n> 00", maxLines+1) + "\n", "lines"},
 		{Magic + "\n> " + strings.Repeat("00", MaxSize/2) + "\n", "at most"},
 	} {
@@ -214,6 +217,7 @@ func TestMalformedStreamIsRefused(t *testing.T) {
 
 func FuzzCapture(f *testing.F) {
 	f.Add(captured().Marshal())
+	f.Add([]byte(Magic + "\nform early\nbinder client early " + strings.Repeat("ab", 32) + "\n"))
 	f.Add([]byte(Magic + "\n> 1603030004010000000000\n< 15030300020228\n"))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		defer fuzzbound.Check(t, len(b))()
