@@ -94,6 +94,9 @@ func (f *connFlags) setup(server bool) (_ *setup, err error) {
 			return nil, usagef("a client attests beside its certificate, which must come from somebody: --client-ca", "--verify on a server needs --client-ca")
 		}
 	}
+	if server && f.clientFirst && (f.verify == "" || f.peer == "request") && s.config.ClientAuth != tls.RequireAndVerifyClientCert {
+		return nil, usagef("add --verify, or --client-ca", "--client-first would show evidence to any client")
+	}
 	if err := f.attestation(s); err != nil {
 		return nil, err
 	}
@@ -175,6 +178,7 @@ func (f *connFlags) attestation(s *setup) error {
 	case "post-handshake":
 		a.Carriage = tls.CarriagePostHandshake
 	}
+	a.ClientFirst, a.ResultsOnly = f.clientFirst, f.resultsOnly
 	a.ReattestInterval = f.reattest
 	if f.peer == "request" {
 		a.Peer = tls.RequestAttestation

@@ -44,6 +44,42 @@ func TestConnectionsAttestedAfterTheHandshake(t *testing.T) {
 	}
 }
 
+// A server with --client-first shows nothing to a client that it has not accepted.
+func TestClientFirst(t *testing.T) {
+	softTEE, first := []string{"--attest", "softtee:tdx"}, []string{"--mode", "post-handshake", "--client-first"}
+	later := []string{"--mode", "post-handshake"}
+	server := args(identity(), softTEE, []string{"--client-ca", pki("ca.pem")}, first)
+	for _, c := range []struct {
+		name        string
+		serve, dial []string
+		alert       any    // of the server; nil if it accepts the client
+		hint        string // at the client
+	}{
+		{"accepted", args(server, verifySoftTEE()), args(clientIdentity(), softTEE, verifySoftTEE(), first), nil, ""},
+		{"the client would be second as well", args(server, verifySoftTEE()), args(clientIdentity(), softTEE, verifySoftTEE(), later), 116.0, "must fit together"},
+		{"the client does not attest", args(server, verifySoftTEE()), args(clientIdentity(), verifySoftTEE(), later), 116.0, "--attest and --client-first"},
+		{"by its certificate", server, args(clientIdentity(), verifySoftTEE(), later), nil, ""},
+		{"without a certificate", server, args(verifySoftTEE(), later), 116.0, "--attest and --client-first"},
+	} {
+		p := connect(t, c.serve, c.dial)
+		if ok := c.alert == nil; p.s["ok"] != ok || p.c["ok"] != ok || p.s["self_attested"] != ok || p.s["alert_sent"] != c.alert {
+			t.Errorf("%s: %s%s", c.name, p.dialer.stdout, p.server.stdout)
+		}
+		if !strings.Contains(p.dialer.stderr, c.hint) {
+			t.Errorf("%s: %s", c.name, p.dialer.stderr)
+		}
+	}
+}
+
+// With --results-only a server has nothing for a client that wants evidence.
+func TestResultsOnly(t *testing.T) {
+	server := args(identity(), []string{"--attest", "results:" + pki("results.json"), "--results-only"})
+	connect(t, server, []string{"--verify", "results", "--trust-roots", pki("verifiers.json")}).ok(t)
+	if p := connect(t, server, verifySoftTEE()); p.c["ok"] != false || p.s["alert_sent"] != 224.0 {
+		t.Errorf("%s%s", p.dialer.stdout, p.server.stdout)
+	}
+}
+
 // Ends of different modes meet where the one that asks gets what it asks for: a server
 // that attests in the handshake also answers in handshake records.
 func TestEndsOfDifferentModes(t *testing.T) {

@@ -40,6 +40,10 @@ Flags:
                                 other, which a peer on stock crypto/tls understands;
                                 post-handshake: handshake records; auto (default): these
                                 where both ends negotiate them, else leading
+    --client-first              show evidence only to a client that was accepted, by --verify,
+                                or where that is left out by --client-ca (serve); attest
+                                before such a server does (dial). With --mode
+                                post-handshake
     --reattest DURATION         have the peer attest again so often as long as the
                                 connection is open, and close it otherwise (with --verify)
     --credential KIND           x509 (default): evidence beside a certificate, or
@@ -65,6 +69,8 @@ Flags:
     --epoch-from URL            with --key-tier: have each quote cover an epoch ID of the
                                 issuer at URL, such as "atls verifier --epochs", so that it
                                 shows its age. Otherwise a peer cannot tell how old it is
+    --results-only              refuse to start where --attest could show anything else
+                                than results
     --ak-chain FILE             with tpm: the certificate of its attestation key, and the
                                 authorities below the root, in PEM
     --event-log FILE            with configfs: the event log of a TDX guest, which goes with
@@ -130,6 +136,7 @@ type connFlags struct {
 	attestedKey                    string
 	peerAttestedKey                bool
 	attest, verify                 string
+	clientFirst, resultsOnly       bool
 	akChain, wrapperKey, eventLog  string
 	evidenceTypes, verifierIDs     []string
 	policy, trustRoots, collateral string
@@ -225,6 +232,8 @@ func (f *connFlags) register(fs *flag.FlagSet) {
 	fs.BoolVar(&f.peerAttestedKey, "peer-attested-key", false, "")
 	fs.StringVar(&f.binding, "binding", "hardened", "")
 	fs.StringVar(&f.attest, "attest", "", "")
+	fs.BoolVar(&f.clientFirst, "client-first", false, "")
+	fs.BoolVar(&f.resultsOnly, "results-only", false, "")
 	fs.StringVar(&f.refreshFrom, "refresh-from", "", "")
 	fs.StringVar(&f.refreshWith, "refresh-with", "", "")
 	fs.StringVar(&f.akChain, "ak-chain", "", "")
@@ -300,6 +309,12 @@ func (f *connFlags) check() error {
 		return usagef("nothing tells a peer that does not attest from one that does", "--peer request does not go with --carriage leading")
 	case f.mode == "none" && f.carriage != "auto", (f.mode == "tls-attest" || f.mode == "early") && f.carriage == "leading":
 		return usagef("it is for --mode post-handshake and combined", "--carriage %s has no effect in --mode %s", f.carriage, f.mode)
+	case f.clientFirst && f.mode != "post-handshake":
+		return usagef("in the handshake a server shows its evidence before the client's", "--client-first does not go with --mode %s", f.mode)
+	case f.clientFirst && f.attest == "":
+		return usagef("it says when this end attests", "--client-first has no effect without --attest")
+	case f.resultsOnly && !strings.HasPrefix(f.attest, "results:"):
+		return usagef("", "--results-only is for --attest results:FILE")
 	case f.reattest < 0:
 		return usagef("for example 1m", "--reattest cannot be negative")
 	case f.reattest > 0 && f.verify == "":

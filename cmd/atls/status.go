@@ -14,6 +14,7 @@ import (
 	"github.com/attestedtls/atls/attestext"
 	"github.com/attestedtls/atls/enroll"
 	"github.com/attestedtls/atls/tls"
+	"github.com/attestedtls/atls/tls/exportedauth"
 )
 
 // Exit statuses.
@@ -171,6 +172,9 @@ func hint(err error) string {
 	if e, ok := errors.AsType[*refusedError](err); ok {
 		return alertHints[e.alert]
 	}
+	if errors.Is(err, exportedauth.ErrRefused) {
+		return "the peer has not attested: --attest there, and --client-first if it is set here"
+	}
 	if e, ok := errors.AsType[*tls.AttestationError](err); ok && e.Stage == tls.AttestationStageNegotiate {
 		return alertHints[uint8(e.Alert)]
 	}
@@ -196,12 +200,13 @@ func hint(err error) string {
 }
 
 var alertHints = map[uint8]string{
+	10:  "--mode, --carriage and --client-first must fit together on the two ends",
 	42:  "its own error says why; --binding, --trust-roots and --code-points must fit together on the two ends",
 	48:  "the peer does not trust this side's certificate authority: see its --ca or --client-ca",
 	49:  "its policy refuses what this side runs",
 	80:  "the peer could not make or appraise evidence; its own error says why",
 	109: "one end requires evidence that the other does not offer: it needs --attest, and the same --code-points on both ends",
-	116: "the peer wants a client certificate: --cert and --key",
+	116: "the peer wants a client certificate, --cert and --key, or has the client attest first: --attest and --client-first",
 	225: "it holds no valid result of a verifier that this side trusts: see its --attest results, and --verifier-id here",
 	224: "the two ends have no --evidence-type and --credential in common",
 }
