@@ -34,6 +34,7 @@ import (
 
 // A setup is the flags turned into what a connection needs.
 type setup struct {
+	ctx     context.Context // while it is made
 	config  *tls.Config
 	closers []io.Closer
 	plugins []*execplugin.Command
@@ -59,12 +60,13 @@ func (s *setup) close() {
 	}
 }
 
-// setup makes the configuration of a server or a client.
-func (f *connFlags) setup(server bool) (_ *setup, err error) {
+// setup makes the configuration of a server or a client. It waits for a first quote, or
+// a first result, until ctx is done.
+func (f *connFlags) setup(ctx context.Context, server bool) (_ *setup, err error) {
 	if err := f.check(); err != nil {
 		return nil, err
 	}
-	s := &setup{config: &tls.Config{ServerName: f.serverName}}
+	s := &setup{ctx: ctx, config: &tls.Config{ServerName: f.serverName}}
 	defer func() {
 		if err != nil {
 			s.close()

@@ -47,7 +47,7 @@ func runDial(ctx context.Context, env *environment, args []string) error {
 	if err != nil {
 		return usagef("for example localhost:4433", "where to dial: %w", err)
 	}
-	setup, err := f.setup(false)
+	setup, err := f.setup(ctx, false)
 	if err != nil {
 		return err
 	}

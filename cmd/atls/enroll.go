@@ -135,7 +135,7 @@ func runCA(ctx context.Context, env *environment, args []string) error {
 	case *perAddr < 1 || *perAddr > enroll.DefaultMaxConns:
 		return usagef("", "--max-per-address is from 1 to %d", enroll.DefaultMaxConns)
 	}
-	setup, err := f.setup(true)
+	setup, err := f.setup(ctx, true)
 	if err != nil {
 		return err
 	}
@@ -301,7 +301,7 @@ func runEnroll(ctx context.Context, env *environment, args []string) error {
 		return err
 	}
 	f.cert, f.key = "", "" // there is no certificate yet
-	setup, err := f.setup(false)
+	setup, err := f.setup(ctx, false)
 	if err != nil {
 		return err
 	}

@@ -25,7 +25,7 @@ func (f *connFlags) tiered(s *setup, formats []attestext.EvidenceFormat, newTier
 	}
 	k, err := newTier(o)
 	if err == nil {
-		err = k.Renew(context.Background()) // which has a timeout
+		err = k.Renew(s.ctx) // which has a timeout as well
 	}
 	if err != nil {
 		return nil, fmt.Errorf("--key-tier: %w", err)

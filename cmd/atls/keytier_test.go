@@ -1,6 +1,10 @@
 package main
 
 import (
+	"context"
+	"errors"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -182,7 +186,7 @@ func TestFailedSetupLeavesNothingRunning(t *testing.T) {
 			if err := fs.Parse(args(identity(), []string{"--attest", "softtee:tdx", "--key-tier", "10m", "--code-points", c.codePoints})); err != nil {
 				t.Fatal(err)
 			}
-			s, err := f.setup(true)
+			s, err := f.setup(t.Context(), true)
 			if (err == nil) != c.ok {
 				t.Fatal(err)
 			}
@@ -190,6 +194,31 @@ func TestFailedSetupLeavesNothingRunning(t *testing.T) {
 				s.close()
 			}
 		})
+	}
+}
+
+// Who interrupts a command that waits for an issuer or a service does not wait for it as
+// well.
+func TestSetupEndsWhenItIsInterrupted(t *testing.T) {
+	for _, flags := range [][]string{
+		{"--attest", "softtee:tdx", "--key-tier", "10m", "--epoch-from"},
+		{"--attest", "results:" + filepath.Join(t.TempDir(), "results.json"), "--refresh-with", "softtee:tdx", "--refresh-from"},
+	} {
+		ctx, interrupt := context.WithCancel(t.Context())
+		hangs := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+			interrupt()
+			<-r.Context().Done()
+		}))
+		var f connFlags
+		fs := newFlagSet("serve")
+		f.register(fs)
+		if err := fs.Parse(args(identity(), flags, []string{hangs.URL})); err != nil {
+			t.Fatal(err)
+		}
+		if s, err := f.setup(ctx, true); !errors.Is(err, context.Canceled) {
+			t.Errorf("%v: %v, %v", flags, s, err)
+		}
+		hangs.Close()
 	}
 }
 

@@ -193,7 +193,7 @@ type generation struct {
 }
 
 func runProxy(ctx context.Context, env *environment, args []string) error {
-	p, metricsAddr, err := newProxy(env, args)
+	p, metricsAddr, err := newProxy(ctx, env, args)
 	if err != nil {
 		return err
 	}
@@ -201,7 +201,7 @@ func runProxy(ctx context.Context, env *environment, args []string) error {
 }
 
 // newProxy reads the command line and the files that it names.
-func newProxy(env *environment, args []string) (p *proxy, metricsAddr string, err error) {
+func newProxy(ctx context.Context, env *environment, args []string) (p *proxy, metricsAddr string, err error) {
 	p = &proxy{
 		stdout: &lineWriter{w: env.stdout}, stderr: &lineWriter{w: env.stderr}, metrics: newServerMetrics(), started: time.Now(),
 		reloads:  newCounter("atls_reloads_total", "How often certificates and policy were read again, by outcome.", "outcome"),
@@ -269,7 +269,7 @@ func newProxy(env *environment, args []string) (p *proxy, metricsAddr string, er
 		p.log = slog.New(slog.NewJSONHandler(p.stderr, opts))
 	}
 	p.flags.warn = func(err error) { p.log.Warn("attestation", "error", err) }
-	if p.current, err = p.read(); err != nil {
+	if p.current, err = p.read(ctx); err != nil {
 		return nil, "", err
 	}
 	return p, metricsAddr, nil
@@ -284,8 +284,8 @@ func printableAttr(_ []string, a slog.Attr) slog.Attr {
 }
 
 // read reads all files.
-func (p *proxy) read() (*generation, error) {
-	setup, err := p.flags.setup(p.accept.scheme == "tls")
+func (p *proxy) read(ctx context.Context) (*generation, error) {
+	setup, err := p.flags.setup(ctx, p.accept.scheme == "tls")
 	if err != nil {
 		return nil, err
 	}
@@ -300,8 +300,8 @@ func (p *proxy) read() (*generation, error) {
 }
 
 // reload reads all files again, and leaves things as they are if it cannot.
-func (p *proxy) reload() {
-	g, err := p.read()
+func (p *proxy) reload(ctx context.Context) {
+	g, err := p.read(ctx)
 	if err != nil {
 		p.reloads.add("failed")
 		p.reloadError.Store(new(printable(err)))
@@ -364,7 +364,7 @@ func (p *proxy) run(ctx context.Context, metricsAddr string) error {
 	for {
 		select {
 		case <-hangups:
-			p.reload()
+			p.reload(ctx)
 			continue
 		case err = <-failed:
 		case <-ctx.Done():

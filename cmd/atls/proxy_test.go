@@ -372,7 +372,7 @@ func TestProxyBelievesNobodyElsesHeader(t *testing.T) {
 		for _, f := range tt.from {
 			line = append(line, "--accept-proxy-from", f)
 		}
-		p, _, err := newProxy(&environment{stdout: io.Discard, stderr: io.Discard}, line)
+		p, _, err := newProxy(t.Context(), &environment{stdout: io.Discard, stderr: io.Discard}, line)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -696,21 +696,21 @@ func TestProxyReloads(t *testing.T) {
 	works(true)
 	for _, broken := range []string{"{", `{"no_such_member": 1}`, ""} {
 		write(broken)
-		p.reload()
+		p.reload(t.Context())
 		works(true)
 		health("the last reload failed: --policy")
 	}
 	write(strings.Replace(string(good), `"mrtd"`, `"mrtd_"`, 1))
-	p.reload()
+	p.reload(t.Context())
 	works(true)
 	write(`{"tdx": {"mrtd": ["` + strings.Repeat("00", 48) + `"]}}`)
-	p.reload()
+	p.reload(t.Context())
 	if p.reloadError.Load() != nil {
 		t.Fatalf("a policy that accepts another machine: %s", *p.reloadError.Load())
 	}
 	works(false)
 	write(string(good))
-	p.reload()
+	p.reload(t.Context())
 	works(true)
 	health("ok\n")
 	io.WriteString(before, "hello")
@@ -748,7 +748,7 @@ func TestProxyReloadKeepsWhatItHas(t *testing.T) {
 		line = append(line, "--"+name, file(name))
 	}
 	var stderr bytes.Buffer
-	p, _, err := newProxy(&environment{stdout: io.Discard, stderr: &stderr}, line)
+	p, _, err := newProxy(t.Context(), &environment{stdout: io.Discard, stderr: &stderr}, line)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -763,20 +763,20 @@ func TestProxyReloadKeepsWhatItHas(t *testing.T) {
 			if err := spoil(); err != nil {
 				t.Fatal(err)
 			}
-			p.reload()
+			p.reload(t.Context())
 			said := stderr.String()
 			if p.current != old || !strings.Contains(said, "level=ERROR") || !strings.Contains(said, "the old certificates and policy stay in force") || !strings.Contains(said, "--"+name) {
 				t.Errorf("%s is %s: it says %s", name, what, said)
 			}
 			write(name, good)
-			if p.reload(); p.current == old || p.reloadError.Load() != nil {
+			if p.reload(t.Context()); p.current == old || p.reloadError.Load() != nil {
 				t.Errorf("%s is good again, and not read", name)
 			}
 		}
 	}
 	write("key", "client-key.pem") // of another certificate
 	old := p.current
-	if p.reload(); p.current != old || p.reloadError.Load() == nil {
+	if p.reload(t.Context()); p.current != old || p.reloadError.Load() == nil {
 		t.Error("a key of another certificate is read")
 	}
 }
@@ -834,7 +834,7 @@ func proxyOf(t *testing.T, line ...string) (p *proxy, addr string, stop func() s
 	stdout, stdoutPipe := io.Pipe()
 	var stderr bytes.Buffer
 	ctx, cancel := context.WithTimeout(t.Context(), testTimeout)
-	p, metricsAddr, err := newProxy(&environment{stdout: stdoutPipe, stderr: &stderr}, line)
+	p, metricsAddr, err := newProxy(t.Context(), &environment{stdout: stdoutPipe, stderr: &stderr}, line)
 	if err != nil {
 		t.Fatal(err)
 	}

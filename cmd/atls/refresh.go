@@ -78,7 +78,7 @@ func (f *connFlags) newRefresher(s *setup, a *tls.AttestationConfig, path string
 // start sees to it that there is a result, and keeps it fresh until s is closed.
 func (r *refresher) start(s *setup) (attestext.ResultsHolder, error) {
 	if !r.usable() {
-		ctx, cancel := context.WithTimeout(context.Background(), r.timeout)
+		ctx, cancel := context.WithTimeout(s.ctx, r.timeout)
 		defer cancel()
 		if _, err := r.refresh(ctx, r.id, r.spki); err != nil {
 			return nil, err

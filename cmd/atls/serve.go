@@ -74,7 +74,7 @@ func runServe(ctx context.Context, env *environment, args []string) error {
 	started := time.Now()
 	stdout, stderr := &lineWriter{w: env.stdout}, &lineWriter{w: env.stderr}
 	f.warn = stderr.error
-	setup, err := f.setup(true)
+	setup, err := f.setup(ctx, true)
 	if err != nil {
 		return err
 	}
