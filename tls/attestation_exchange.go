@@ -55,6 +55,9 @@ func (c *Conn) attestExchange(ctx context.Context) (err error) {
 	defer func() { c.attest.exchanging = false }()
 	ctx, done := c.attestCall(ctx)
 	defer done()
+	if err := c.attestChoose(ctx); err != nil {
+		return c.attestFail(AttestationStageAttest, alertInternalError, err)
+	}
 	x := &attestExchange{c: c}
 	x.config = c.attestAuthenticators(x, c.attestVerifyChain)
 	if deadline, ok := ctx.Deadline(); ok {
@@ -121,23 +124,37 @@ func (c *Conn) attestAuthenticators(x *attestExchange, verifyChain func([]*x509.
 	return conf
 }
 
+// attestChoose has the callback choose what a client authenticates with that attests,
+// where it sent no certificate in the handshake: none may have been asked for.
+func (c *Conn) attestChoose(ctx context.Context) error {
+	choose := c.config.GetClientCertificate
+	if !c.isClient || choose == nil || c.attestSentCertificate() || !c.config.Attestation.attests() {
+		return nil
+	}
+	cert, err := choose(&CertificateRequestInfo{SignatureSchemes: supportedSignatureAlgorithms(c.vers), Version: c.vers, ctx: ctx})
+	if err != nil {
+		return fmt.Errorf("GetClientCertificate: %w", err)
+	}
+	c.attest.certificate = cert
+	return nil
+}
+
+// attestSentCertificate reports whether this side has a certificate of the handshake, or
+// one that was chosen in its place.
+func (c *Conn) attestSentCertificate() bool {
+	return c.attest.certificate != nil && len(c.attest.certificate.Certificate) > 0
+}
+
 // attestIdentities returns what this side authenticates with: the certificate that
 // it sent in the handshake, or what its Config has for the peer.
 func (c *Conn) attestIdentities() []exportedauth.Identity {
-	certs := []*Certificate{c.attest.certificate}
-	if sent := c.attest.certificate; sent == nil || len(sent.Certificate) == 0 {
-		certs = nil
-		if c.isClient && c.config.GetClientCertificate != nil {
-			cert, err := c.config.GetClientCertificate(&CertificateRequestInfo{
-				SignatureSchemes: supportedSignatureAlgorithms(c.vers), Version: c.vers, ctx: context.Background(),
-			})
-			if err == nil {
-				certs = []*Certificate{cert}
-			}
-		} else {
-			for i := range c.config.Certificates {
-				certs = append(certs, &c.config.Certificates[i])
-			}
+	var certs []*Certificate
+	switch {
+	case c.attestSentCertificate():
+		certs = []*Certificate{c.attest.certificate}
+	case !c.isClient || c.config.GetClientCertificate == nil:
+		for i := range c.config.Certificates {
+			certs = append(certs, &c.config.Certificates[i])
 		}
 	}
 	var ids []exportedauth.Identity

@@ -608,7 +608,42 @@ func TestExchangeOfLargeEvidence(t *testing.T) {
 	}
 }
 
-// TestExchangeIdentity: an exchange authenticates with what the handshake chose, by
+// TestExchangeAsksForACertificateThatTheHandshakeDidNot: once, and whatever it says
+// comes out.
+func TestExchangeAsksForACertificateThatTheHandshakeDidNot(t *testing.T) {
+	failed := errors.New("the token is not plugged in")
+	for _, tt := range []struct {
+		name string
+		cert *Certificate
+		err  error
+		want error // of the client
+	}{
+		{"one", new(attestPKI().client), nil, nil},
+		{"none", new(Certificate), nil, exportedauth.ErrUsage},
+		{"an error", nil, failed, failed},
+	} {
+		client, server := exchanging(PostHandshake)
+		onlyClientAttests(client, server)
+		server.ClientAuth = NoClientCert
+		calls := 0
+		client.GetClientCertificate = func(r *CertificateRequestInfo) (*Certificate, error) {
+			calls++
+			if r.Context() == context.Background() || r.Version != VersionTLS13 {
+				t.Errorf("%s: request %+v", tt.name, r)
+			}
+			return tt.cert, tt.err
+		}
+		ends := attestHandshake(t, client, server)
+		if !errors.Is(ends.clientErr, tt.want) || (ends.serverErr == nil) != (tt.want == nil) || calls != 1 {
+			t.Errorf("%s: client: %v, server: %v, %d calls", tt.name, ends.clientErr, ends.serverErr, calls)
+		}
+		if e, ok := errors.AsType[*AttestationError](ends.clientErr); tt.want != nil && (!ok || e.Stage != AttestationStageAttest) {
+			t.Errorf("%s: client: %#v", tt.name, ends.clientErr)
+		}
+	}
+}
+
+// TestExchangeUsesTheCertificateOfTheHandshake: an exchange authenticates with what the handshake chose, by
 // whatever callback.
 func TestExchangeUsesTheCertificateOfTheHandshake(t *testing.T) {
 	client, server := exchanging(PostHandshake)
