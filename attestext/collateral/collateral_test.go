@@ -818,6 +818,28 @@ func TestBadSNPAnswersAreRefused(t *testing.T) {
 	}
 }
 
+// TestListOfAnotherProductLineIsRefused: it says nothing of the platforms for which it was
+// fetched, and would replace the list that does.
+func TestListOfAnotherProductLineIsRefused(t *testing.T) {
+	s := newService(t)
+	s.set(func(s *service) {
+		s.first = func(_ http.ResponseWriter, r *http.Request) bool {
+			r.URL.Path = strings.Replace(r.URL.Path, "/Genoa/", "/Milan/", 1)
+			return false
+		}
+	})
+	src := source(t, s, newClock(), nil, nil)
+	r := guestReport(softtee.NewSNP(nil))
+	if _, err := src.SNP(t.Context(), r, nil, nil); err != nil {
+		t.Fatal(err)
+	}
+	const familyGenoa, modelGenoa = 0x19, 0x11
+	r.Family, r.Model = familyGenoa, modelGenoa
+	if _, err := src.SNP(t.Context(), r, nil, nil); attestext.Class(err) != attestext.ErrUnavailable || !strings.Contains(err.Error(), "/vcek/v1/Genoa/crl: the revocation list is not one for Genoa") {
+		t.Errorf("%v", err)
+	}
+}
+
 func report(t testing.TB, q interface {
 	Report(context.Context, [64]byte) (*tsm.Report, error)
 }) *tsm.Report {

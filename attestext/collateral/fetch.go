@@ -209,9 +209,9 @@ func (s *Source) fetchSNP(ctx context.Context, q snpQuery) (_ *sevsnp.Collateral
 	if err := s.all(ctx, requests...); err != nil {
 		return nil, expires, err
 	}
-	parts := &sevsnp.CollateralParts{VCEKCRLs: [][]byte{crl}}
+	parts, signer := &sevsnp.CollateralParts{VCEKCRLs: [][]byte{crl}}, sevsnp.VCEK
 	if q.key == "vlek" {
-		parts = &sevsnp.CollateralParts{VLEKCRLs: [][]byte{crl}}
+		parts, signer = &sevsnp.CollateralParts{VLEKCRLs: [][]byte{crl}}, sevsnp.VLEK
 	}
 	for rest := bytes.TrimSpace(chain); len(rest) != 0; rest = bytes.TrimSpace(rest) {
 		var block *pem.Block
@@ -226,6 +226,9 @@ func (s *Source) fetchSNP(ctx context.Context, q snpQuery) (_ *sevsnp.Collateral
 	c, err := sevsnp.NewCollateral(parts)
 	if err != nil {
 		return nil, expires, unusable(base, err)
+	}
+	if !c.Lists(q.line, signer) {
+		return nil, expires, unavailable("%s: the revocation list is not one for %s", path(pathCRL), q.line)
 	}
 	if err := c.Check(s.conf.SNPRoots, s.conf.Now()); err != nil {
 		return nil, expires, unusable(base, err)

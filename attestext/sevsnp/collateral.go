@@ -158,6 +158,12 @@ func (c *Collateral) Editions() map[string]int64 {
 	return editions
 }
 
+// Lists reports whether c has a revocation list, for reports that key signs, in the name of
+// the root of that product line.
+func (c *Collateral) Lists(line string, key SigningKey) bool {
+	return slices.ContainsFunc(c.crls(key), func(l *x509.RevocationList) bool { return l.Issuer.CommonName == arkPrefix+line })
+}
+
 // crls returns the lists for reports that key signs.
 func (c *Collateral) crls(key SigningKey) []*x509.RevocationList {
 	switch {
