@@ -249,10 +249,10 @@ func parseSign1(b []byte) (*message, error) {
 				_, err = strict.Uint(raw)
 			}
 		default:
-			return nil, fmt.Errorf("header parameter %#v", label)
+			return nil, fmt.Errorf("header parameter %s", strict.Name(label))
 		}
 		if err != nil {
-			return nil, fmt.Errorf("header parameter %#v: %w", label, err)
+			return nil, fmt.Errorf("header parameter %s: %w", strict.Name(label), err)
 		}
 	}
 	if protected[headerAlg] == nil {
@@ -264,13 +264,13 @@ func parseSign1(b []byte) (*message, error) {
 	}
 	for label, raw := range unprotected {
 		if label != headerKeyID {
-			return nil, fmt.Errorf("unprotected header parameter %#v", label)
+			return nil, fmt.Errorf("unprotected header parameter %s", strict.Name(label))
 		}
 		if protected[headerKeyID] != nil {
 			return nil, errors.New("key ID in both headers")
 		}
 		if m.kid, err = strict.Bytes(raw); err != nil {
-			return nil, fmt.Errorf("unprotected header parameter %#v: %w", label, err)
+			return nil, fmt.Errorf("unprotected header parameter %s: %w", strict.Name(label), err)
 		}
 	}
 	payload, err := strict.Bytes(a[2])

@@ -153,10 +153,10 @@ func parseKey(b []byte) (*key, error) {
 			k.kid, err = strict.Bytes(raw)
 		default:
 			// Above all -4, the private part.
-			return nil, fmt.Errorf("member %#v of a public key", label)
+			return nil, fmt.Errorf("member %s of a public key", strict.Name(label))
 		}
 		if err != nil {
-			return nil, fmt.Errorf("member %#v: %w", label, err)
+			return nil, fmt.Errorf("member %s: %w", strict.Name(label), err)
 		}
 	}
 

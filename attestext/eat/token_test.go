@@ -176,8 +176,14 @@ func TestMalformedTokenIsRefused(t *testing.T) {
 	if _, err := ParseToken(with("19 010a a1 61 61" + nested(MaxSubmodDepth-1))); err != nil {
 		t.Fatalf("submods at the bound: %v", err)
 	}
+	const long, textTooLong = 0x1000, 500 // bytes
+	longText := "79 1000" + strings.Repeat("01", long)
 	for name, b := range map[string][]byte{
 		"empty":                       {},
+		"long header parameter":       sign1(t, "a2 01 27"+longText+"00", "a0", unhex(t, "a1"+tokenNonce)),
+		"long unprotected parameter":  sign1(t, eddsa, "a1"+longText+"00", unhex(t, "a1"+tokenNonce)),
+		"long member of cnf":          with("08 a1 01 a1" + longText + "00"),
+		"long claim twice":            token("a3" + tokenNonce + longText + "00" + longText + "00"),
 		"crit":                        sign1(t, "a2 01 27 02 81 01", "a0", unhex(t, "a1"+tokenNonce)),
 		"no alg":                      sign1(t, "a0", "a0", unhex(t, "a1"+tokenNonce)),
 		"alg as text":                 sign1(t, "a1 01 646e6f6e65", "a0", unhex(t, "a1"+tokenNonce)),
@@ -247,8 +253,11 @@ func TestMalformedTokenIsRefused(t *testing.T) {
 		"other claims too deep":       with("61 61" + strings.Repeat("81", 9) + "00"),
 		"too many claims":             token("b8 42" + tokenNonce + strings.Repeat("00", 65*2)),
 	} {
-		if token, err := ParseToken(b); !errors.Is(err, attestext.ErrMalformed) {
+		token, err := ParseToken(b)
+		if !errors.Is(err, attestext.ErrMalformed) {
 			t.Errorf("%s: %+v, %v", name, token, err)
+		} else if n := len(err.Error()); n > textTooLong {
+			t.Errorf("%s: an error of %d bytes", name, n)
 		}
 	}
 }
@@ -278,6 +287,7 @@ func TestTokenOfAnotherSignerIsRefused(t *testing.T) {
 		{"flipped bit", flipped, []TokenKey{key}, attestext.ErrSignature, "no trusted key made the signature"},
 		{"other key", good, []TokenKey{{key.ID, other}}, attestext.ErrSignature, "no trusted key made the signature"},
 		{"other name", good, []TokenKey{{[]byte("k2"), key.Key}}, attestext.ErrSignature, `no trusted key has the ID "k1"`},
+		{"long name", sign1(t, eddsa, "a1 04 58 40"+strings.Repeat("61", 64), unhex(t, tokenClaims)), []TokenKey{key}, attestext.ErrSignature, `the ID "` + strings.Repeat("a", 32) + `"`},
 		{"no name", nameless, []TokenKey{key}, attestext.ErrSignature, "no trusted key has the ID"},
 		{"algorithm of another curve", es256, []TokenKey{key}, attestext.ErrSignature, "algorithm -7 is not that of a trusted key"},
 		{"algorithm none", sign1(t, "a2 01 00 04 42 6b31", "a0", unhex(t, tokenClaims)), []TokenKey{key}, attestext.ErrSignature, "algorithm 0 is not"},

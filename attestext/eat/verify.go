@@ -170,7 +170,7 @@ func (m *message) signedBy(keys []TokenKey) (crypto.PublicKey, error) {
 	}
 	switch {
 	case !named:
-		return nil, fmt.Errorf("no trusted key has the ID %q", m.kid)
+		return nil, fmt.Errorf("no trusted key has the ID %.32q", m.kid)
 	case !usable:
 		return nil, fmt.Errorf("algorithm %d is not that of a trusted key", m.alg)
 	}

@@ -7,6 +7,7 @@ package strict
 import (
 	"errors"
 	"fmt"
+	"strconv"
 
 	"github.com/fxamacker/cbor/v2"
 )
@@ -69,7 +70,23 @@ func item(b []byte, major byte, what string, v any) error {
 	if b[0]>>5 != major {
 		return fmt.Errorf("CBOR item that begins with %#02x is no %s", b[0], what)
 	}
-	return dec.Unmarshal(b, v)
+	err := dec.Unmarshal(b, v)
+	if twice, ok := errors.AsType[*cbor.DupMapKeyError](err); ok {
+		return fmt.Errorf("CBOR map has the key %s twice", Name(twice.Key))
+	}
+	return err
+}
+
+// Name returns what an error calls a key of a Map: the number, or the beginning of the
+// text in quotes. A peer makes the text as long as it likes.
+func Name(key any) string {
+	switch key := key.(type) {
+	case int64:
+		return strconv.FormatInt(key, 10)
+	case string:
+		return fmt.Sprintf("%.32q", key)
+	}
+	return fmt.Sprintf("of type %T", key)
 }
 
 // Array returns the elements of a CBOR array.
