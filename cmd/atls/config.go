@@ -40,6 +40,7 @@ type setup struct {
 	plugins []*execplugin.Command
 
 	queue *scheduler.Scheduler // before the attester, if there is one
+	tier  *attester.KeyTier    // of --key-tier
 	fresh *refresher           // of --refresh-from
 	local *verifier.Local      // of --verify local
 

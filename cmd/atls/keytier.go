@@ -30,6 +30,7 @@ func (f *connFlags) tiered(s *setup, formats []attestext.EvidenceFormat, newTier
 	if err != nil {
 		return nil, fmt.Errorf("--key-tier: %w", err)
 	}
+	s.tier = k
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	go func() {

@@ -153,6 +153,12 @@ func (m *serverMetrics) exposition(s *setup, started time.Time) *exposition {
 		e.gauges = append(e.gauges, gauge{"atls_results_valid", "Verifiers whose results are held and valid.", "",
 			func() float64 { return float64(len(s.fresh.holder.Verifiers())) }})
 	}
+	if s.tier != nil {
+		e.gauges = append(e.gauges, gauge{"atls_key_tier_quote_age_seconds", "Age of the quote that attests the key of --key-tier.", "", func() float64 {
+			age, _ := s.tier.Age() // there is one since before anybody was served
+			return age.Seconds()
+		}})
+	}
 	if s.queue != nil {
 		e.others = append(e.others, s.queue)
 	}

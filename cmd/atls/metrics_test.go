@@ -120,6 +120,19 @@ func TestSeriesOfAFamilyAreBounded(t *testing.T) {
 	}
 }
 
+func TestMetricsHaveTheAgeOfTheKeyTier(t *testing.T) {
+	const name = "atls_key_tier_quote_age_seconds"
+	tee := args(identity(), []string{"--attest", "softtee:tdx", "--metrics", "127.0.0.1:0"})
+	if _, ok := scrape(t, serve(t, tee...).metrics)[name]; ok {
+		t.Error("there is an age without a key tier")
+	}
+	r := serve(t, args(tee, []string{"--key-tier", "10m"})...)
+	first, ok := scrape(t, r.metrics)[name]
+	if second := scrape(t, r.metrics)[name]; !ok || first <= 0 || second <= first || second > testTimeout.Seconds() {
+		t.Errorf("the age is %v and then %v", first, second)
+	}
+}
+
 func TestMetricsOfServer(t *testing.T) {
 	r := serve(t, args(identity(), []string{"--attest", "softtee:tdx", "--metrics", "127.0.0.1:0", "--client-ca", pki("ca.pem"), "--quote-rate", "100"}, verifySoftTEE())...)
 	both := args([]string{"dial", r.addr, "--ca", pki("ca.pem"), "--attest", "softtee:snp"}, clientIdentity(), verifySoftTEE())
