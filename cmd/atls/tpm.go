@@ -160,8 +160,11 @@ func runTPMEnroll(ctx context.Context, env *environment, args []string) error {
 	if _, err := parseArgs(fs, args, 0, tpmEnrollUsage); err != nil {
 		return err
 	}
-	if *collateral != "" && *skipCollateral {
+	switch {
+	case *collateral != "" && *skipCollateral:
 		return usagef("give one of them", "--collateral and --insecure-skip-collateral")
+	case (*collateral != "" || *skipCollateral) && *rootsFile == "":
+		return usagef("it is about certificates, and no other key is looked up in it", "--collateral and --insecure-skip-collateral have no effect without --ek-roots")
 	}
 	var local verifier.Local
 	if err := readCollateral(&local, *collateral); err != nil {

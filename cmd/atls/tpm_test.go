@@ -310,6 +310,8 @@ func TestMistakesAboutTPMs(t *testing.T) {
 		{[]string{"tpm-enroll", "--tpm", none, "--ek-roots", pki("ca.pem"), "--collateral", pki("policy.json")}, 2, "--collateral"},
 		{[]string{"tpm-enroll", "--tpm", none, "--ek-roots", pki("ca.pem"), "--collateral", none}, 1, "--collateral"},
 		{[]string{"tpm-enroll", "--tpm", none, "--collateral", pki("collateral.json"), "--insecure-skip-collateral"}, 1, "--insecure-skip-collateral"},
+		{[]string{"tpm-enroll", "--tpm", none, "--ek-id", strings.Repeat("01", 32), "--collateral", pki("collateral.json")}, 1, "no effect without --ek-roots"},
+		{[]string{"tpm-enroll", "--tpm", none, "--insecure-any-ek", "--insecure-skip-collateral"}, 1, "no effect without --ek-roots"},
 		{[]string{"tpm-enroll", "x"}, 1, "takes 0 arguments"},
 	})
 }
