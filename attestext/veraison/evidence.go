@@ -53,7 +53,7 @@ func prepare(ev *attestext.Evidence, expected *attestext.Challenge) (*submission
 	if s.mediaType = s.format.MediaType; s.mediaType == "" {
 		switch s.format.ContentFormat {
 		case attestext.ContentFormatEATCWT:
-			s.mediaType = "application/eat+cwt"
+			s.mediaType = eat.TokenMediaType
 		case attestext.ContentFormatEATJWT:
 			s.mediaType = "application/eat+jwt"
 		default:
