@@ -531,6 +531,17 @@ func TestAddressesAreCountedByNetwork(t *testing.T) {
 	}
 }
 
+// TestAddressesThatHaveLeftAreForgotten, or whoever has many would fill the memory.
+func TestAddressesThatHaveLeftAreForgotten(t *testing.T) {
+	var addrs []net.Addr
+	for _, a := range []string{"192.0.2.1:1", "[2001:db8::1]:1", "192.0.2.1:2"} {
+		addrs = append(addrs, net.TCPAddrFromAddrPort(netip.MustParseAddrPort(a)))
+	}
+	if n, err := enroll.Remembered(addrs...); n != 0 || err != nil {
+		t.Errorf("%d are remembered, %v", n, err)
+	}
+}
+
 func TestClientRefusesAuthorities(t *testing.T) {
 	b := newBench(t, nil)
 	other, otherKey := issuer(t)
