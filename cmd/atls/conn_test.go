@@ -4,6 +4,7 @@ import (
 	"bytes"
 	stdtls "crypto/tls"
 	"crypto/x509"
+	"encoding/pem"
 	"fmt"
 	"io"
 	"net"
@@ -463,5 +464,50 @@ func TestPageSaysWhatWasFound(t *testing.T) {
 	client.CloseIdleConnections()
 	if e := r.end(); e.status != 0 {
 		t.Error(e.stderr)
+	}
+}
+
+// A hint is for what the end that reads it was started with.
+func TestHintsAreForTheFlagsOfTheEnd(t *testing.T) {
+	softTEE := []string{"--attest", "softtee:tdx"}
+	service := []string{"--verify", "veraison:http://" + start(t, "verifier", verifySoftTEE()[2:]...).addr}
+	refusing := func(class string) []string { return []string{"--verify", execCommand("refuse", class)} }
+	key, err := readKey("key", pki("key.pem"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	der, err := x509.MarshalPKIXPublicKey(key.Public())
+	if err != nil {
+		t.Fatal(err)
+	}
+	otherKey := filepath.Join(t.TempDir(), "key.pem")
+	if err := os.WriteFile(otherKey, pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	results := []string{"--verify", "results", "--verifier-id", string(softtee.ResultsIdentity), "--trust-roots"}
+	for _, c := range []struct {
+		name         string
+		serve, dial  []string
+		server, peer string // what the hints of the server and of the client have in them
+	}{
+		{"command fails to attest", []string{"--attest", execCommand("fail")}, verifySoftTEE(), attestHint, "could not make"},
+		{"no result over that key", []string{"--attest", "results:" + pki("client-results.json")}, args(results, []string{pki("verifiers.json")}), attestHint, "could not make"},
+		{"command says signature", softTEE, refusing("signature"), "its own error", commandHint},
+		{"command says policy", softTEE, refusing("policy"), "its policy", commandHint},
+		{"command fails to appraise", softTEE, []string{"--verify", execCommand("fail")}, "could not make", commandHint},
+		{"quote of the key tier for a service", args(softTEE, []string{"--key-tier", "10m"}), service, "its policy", serviceHint},
+		{"nobody serves", softTEE, []string{"--verify", "veraison:http://" + freeAddr(t)}, "could not make", "the service of --verify has to answer"},
+		{"result by another key", []string{"--attest", "results:" + pki("results.json")}, args(results, []string{otherKey}), "its own error", "keys of the verifiers"},
+		{"undated quote", args(softTEE, []string{"--key-tier", "10m"}), withQuoteAge(t, `"max_quote_age": "1h"`), "its policy", "--epoch-from"},
+		{"the other does not attest early", softTEE, args(verifySoftTEE(), []string{"--mode", "early"}), "--early-form", "--early-form"},
+		{"the other attests later", args(softTEE, []string{"--mode", "post-handshake"}), verifySoftTEE(), "same --mode", "same --mode"},
+		{"no EATs are asked for", []string{"--attest", "softtee:eat"}, args(verifySoftTEE(), []string{"--trust-roots", pki("ca.pem")}), "a key for them", "a key for them"},
+	} {
+		p := connect(t, args(identity(), c.serve), c.dial)
+		for _, e := range []struct{ stderr, hint string }{{p.server.stderr, c.server}, {p.dialer.stderr, c.peer}} {
+			if _, hint, _ := strings.Cut(e.stderr, "atls: hint: "); !strings.Contains(hint, e.hint) {
+				t.Errorf("%s: no %q in %s", c.name, e.hint, e.stderr)
+			}
+		}
 	}
 }

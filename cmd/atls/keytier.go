@@ -28,7 +28,7 @@ func (f *connFlags) tiered(s *setup, formats []attestext.EvidenceFormat, newTier
 		err = k.Renew(s.ctx) // which has a timeout as well
 	}
 	if err != nil {
-		return nil, fmt.Errorf("--key-tier: %w", err)
+		return nil, &hintedError{fmt.Errorf("--key-tier: %w", err), "it begins with a quote: by what --attest names, and over an epoch ID of --epoch-from, if that is given"}
 	}
 	s.tier = k
 	ctx, cancel := context.WithCancel(context.Background())

@@ -197,6 +197,15 @@ func TestFailedSetupLeavesNothingRunning(t *testing.T) {
 	}
 }
 
+// What has to answer before there is anything to show is named.
+func TestSetupNeedsItsServices(t *testing.T) {
+	nobody := "http://" + freeAddr(t)
+	checkMistakes(t, []mistake{
+		{args([]string{"serve"}, identity(), []string{"--attest", "softtee:tdx", "--key-tier", "10m", "--epoch-from", nobody}), 3, "hint: it begins with a quote"},
+		{args([]string{"serve"}, identity(), []string{"--attest", "results:" + filepath.Join(t.TempDir(), "results.json"), "--refresh-with", "softtee:tdx", "--refresh-from", nobody}), 3, "hint: there is no result"},
+	})
+}
+
 // Who interrupts a command that waits for an issuer or a service does not wait for it as
 // well.
 func TestSetupEndsWhenItIsInterrupted(t *testing.T) {
@@ -215,8 +224,8 @@ func TestSetupEndsWhenItIsInterrupted(t *testing.T) {
 		if err := fs.Parse(args(identity(), flags, []string{hangs.URL})); err != nil {
 			t.Fatal(err)
 		}
-		if s, err := f.setup(ctx, true); !errors.Is(err, context.Canceled) {
-			t.Errorf("%v: %v, %v", flags, s, err)
+		if s, err := f.setup(ctx, true); !errors.Is(err, context.Canceled) || hint(err) != "" {
+			t.Errorf("%v: %v, %v, hint %q", flags, s, err, hint(err))
 		}
 		hangs.Close()
 	}

@@ -81,7 +81,7 @@ func (r *refresher) start(s *setup) (attestext.ResultsHolder, error) {
 		ctx, cancel := context.WithTimeout(s.ctx, r.timeout)
 		defer cancel()
 		if _, err := r.refresh(ctx, r.id, r.spki); err != nil {
-			return nil, err
+			return nil, &hintedError{fmt.Errorf("--refresh-from: %w", err), "there is no result that can be shown until the service makes one, out of what --refresh-with names"}
 		}
 	}
 	var err error

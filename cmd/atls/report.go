@@ -187,7 +187,7 @@ func (s *session) report(f *connFlags, err error) *report {
 			r.Peer.Claims = map[string]any{}
 		}
 	}
-	r.setError(s, err)
+	r.setError(s, f.hinted(err))
 	return r
 }
 

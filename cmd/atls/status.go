@@ -169,14 +169,28 @@ func hint(err error) string {
 	if e, ok := errors.AsType[*interruptedError](err); ok {
 		return fmt.Sprintf("what was finished is kept: the same command with --resume --out %s goes on", e.dir)
 	}
+	if errors.Is(err, context.Canceled) {
+		return "" // who interrupted it knows why
+	}
 	if e, ok := errors.AsType[*refusedError](err); ok {
 		return alertHints[e.alert]
 	}
 	if errors.Is(err, exportedauth.ErrRefused) {
 		return "the peer has not attested: --attest there, and --client-first if it is set here"
 	}
-	if e, ok := errors.AsType[*tls.AttestationError](err); ok && e.Stage == tls.AttestationStageNegotiate {
-		return alertHints[uint8(e.Alert)]
+	if e, ok := errors.AsType[*tls.AttestationError](err); ok {
+		switch e.Stage {
+		case tls.AttestationStageNegotiate:
+			return alertHints[uint8(e.Alert)]
+		case tls.AttestationStageAttest:
+			return attestHint
+		}
+	}
+	if e, ok := errors.AsType[*hintedError](err); ok {
+		return e.hint
+	}
+	if errors.Is(err, attestext.ErrStale) {
+		return "max_quote_age in the --policy says how old a quote of the peer's --key-tier may be; it shows its age by --epoch-from, and by that issuer's key among --trust-roots"
 	}
 	if errors.As(err, new(*tls.AttestationError)) || errors.As(err, new(*attestext.Error)) {
 		return classHints[attestext.Class(err)]
@@ -201,19 +215,71 @@ func hint(err error) string {
 
 var alertHints = map[uint8]string{
 	10:  "--mode, --carriage and --client-first must fit together on the two ends",
-	42:  "its own error says why; --binding, --trust-roots and --code-points must fit together on the two ends",
+	42:  "its own error says why; --ca, --trust-roots, --binding and --code-points must fit together on the two ends",
 	48:  "the peer does not trust this side's certificate authority: see its --ca or --client-ca",
 	49:  "its policy refuses what this side runs",
 	80:  "the peer could not make or appraise evidence; its own error says why",
-	109: "one end requires evidence that the other does not offer: it needs --attest, and the same --code-points on both ends",
+	109: "one end requires evidence that the other does not offer: it needs --attest, and the same --mode and --code-points on both ends",
 	116: "the peer wants a client certificate, --cert and --key, or has the client attest first: --attest and --client-first",
-	225: "it holds no valid result of a verifier that this side trusts: see its --attest results, and --verifier-id here",
-	224: "the two ends have no --evidence-type and --credential in common",
+	224: "the two ends have no --evidence-type and --credential in common; EATs are asked for where --trust-roots has a key for them, and results by --verify results",
+	225: "it holds no valid result of a verifier that this side trusts: see its --attest results, and --verifier-id here; with --mode early, the one end requires what the other does not offer: --attest there, and the same --mode and --early-form",
+	226: "with --mode early: evidence that was refused; the error of the end that refused it says why",
 }
 
+// attestHint is for the end that could not attest.
+const attestHint = "what --attest names gave nothing to show to the peer; it has half of --timeout"
+
+// classHints are for --verify local.
 var classHints = map[error]string{
 	attestext.ErrBinding:     "the two ends must be given the same --binding; if they were, this is evidence of another session or key",
-	attestext.ErrSignature:   `--trust-roots names the roots of the peer's TEE; without it they are Intel's, which a "softtee" is not below`,
-	attestext.ErrPolicy:      `compare the --policy with what "atls inspect" says of the evidence`,
-	attestext.ErrUnavailable: "nobody could make or appraise the evidence; --verify local needs --collateral or a policy that does without, --verify veraison a service that answers",
+	attestext.ErrSignature:   `--trust-roots names the roots of the peer's TEE; without it they are Intel's and AMD's, which a "softtee" is not below`,
+	attestext.ErrPolicy:      `compare the --policy with what "atls inspect" says of the evidence, and renew --collateral that has expired`,
+	attestext.ErrUnavailable: "nobody could appraise the evidence; --verify local needs --collateral or a policy that does without",
+}
+
+// A hintedError is an error for which the flags of its connection know a better hint than
+// its class.
+type hintedError struct {
+	err  error
+	hint string
+}
+
+func (e *hintedError) Error() string { return e.err.Error() }
+func (e *hintedError) Unwrap() error { return e.err }
+
+// hinted returns err, of a connection, with a hint for who appraises otherwise than by
+// --verify local, which classHints are for.
+func (f *connFlags) hinted(err error) error {
+	e, ok := errors.AsType[*tls.AttestationError](err)
+	if !ok || e.Stage != tls.AttestationStageAppraise {
+		return err
+	}
+	how, _, _ := strings.Cut(f.verify, ":")
+	if h := verifyHints[how][attestext.Class(err)]; h != "" {
+		return &hintedError{err, h}
+	}
+	return err
+}
+
+const (
+	commandHint = "the command of --verify decides, and has half of --timeout"
+	serviceHint = "the service of --verify decides by its own roots and policy; quotes of --key-tier are for --verify local"
+)
+
+// verifyHints are in the place of classHints, by what --verify begins with.
+var verifyHints = map[string]map[error]string{
+	"exec": {
+		attestext.ErrSignature:   commandHint,
+		attestext.ErrPolicy:      commandHint,
+		attestext.ErrUnavailable: commandHint,
+	},
+	"veraison": {
+		attestext.ErrSignature:   serviceHint,
+		attestext.ErrPolicy:      serviceHint,
+		attestext.ErrUnavailable: "the service of --verify has to answer within half of --timeout, with a result that the key in --trust-roots has signed, if there is one",
+	},
+	"results": {
+		attestext.ErrSignature: "--trust-roots names the keys of the verifiers whose results are trusted",
+		attestext.ErrPolicy:    "the verifier does not approve of the peer; its result says why",
+	},
 }
