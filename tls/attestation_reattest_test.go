@@ -568,6 +568,26 @@ func TestReattestAuthenticatesTheClient(t *testing.T) {
 	}
 }
 
+// TestWhoMerelyRequestsAsksNobodyWithoutACarriage: nothing says that such a client
+// attests, which has the server attest all the same.
+func TestWhoMerelyRequestsAsksNobodyWithoutACarriage(t *testing.T) {
+	client, server := exchanging(PostHandshake)
+	client.Attestation.Attester, client.Attestation.Carriage = nil, CarriageLeading
+	server.Attestation.Peer = RequestAttestation
+	seen := 0
+	server.VerifyConnection = func(cs ConnectionState) error {
+		if seen++; cs.PeerAttestation != nil {
+			t.Error("there is a result about the client")
+		}
+		return nil
+	}
+	cli, srv := established(t, client, server)
+	if !cli.ConnectionState().PeerAttestation.Valid() || srv.ConnectionState().PeerAttestation != nil || seen != 1 {
+		t.Errorf("the server is %v, the client %v, VerifyConnection was called %d times",
+			cli.ConnectionState().PeerAttestation, srv.ConnectionState().PeerAttestation, seen)
+	}
+}
+
 // TestRequestedAttestation: a peer that need not attest, and does not, is accepted in
 // each carriage that can tell, and once it has attested it has to go on.
 func TestRequestedExchangeMayBeRefused(t *testing.T) {
