@@ -202,7 +202,7 @@ func (f *connFlags) attestation(s *setup) error {
 	if path, ok := strings.CutPrefix(f.attest, "results:"); ok {
 		a.Results, err = f.resultsHolder(s, a, path)
 	} else {
-		a.Attester, err = f.attester(s, f.attest, formats)
+		a.Attester, err = f.attester(s, formats)
 		if err == nil && f.keyTier == 0 && f.quotes.wanted(f.attest) {
 			s.queue, err = f.quotes.queue(a.Attester)
 			a.Attester = s.queue
@@ -233,23 +233,23 @@ func (f *connFlags) attestation(s *setup) error {
 }
 
 // attester returns what --attest names, or nil.
-func (f *connFlags) attester(s *setup, name string, formats []attestext.EvidenceFormat) (attestext.Attester, error) {
+func (f *connFlags) attester(s *setup, formats []attestext.EvidenceFormat) (attestext.Attester, error) {
 	const hint = "it can be softtee:tdx, softtee:snp, softtee:eat, configfs, tpm:PATH, exec:COMMAND or results:FILE"
-	scheme, rest, _ := strings.Cut(name, ":")
+	scheme, rest, _ := strings.Cut(f.attest, ":")
 	switch {
-	case name == "":
+	case f.attest == "":
 		return nil, nil
-	case name == "softtee:tdx":
+	case f.attest == "softtee:tdx":
 		q, err := f.softTDX()
 		if err != nil {
 			return nil, err
 		}
 		return f.quoting(s, q, formats)
-	case name == "softtee:snp":
+	case f.attest == "softtee:snp":
 		return f.quoting(s, softtee.NewSNP(nil), formats)
-	case name == "softtee:eat":
+	case f.attest == "softtee:eat":
 		return f.narrowed(softtee.NewEAT(nil).Attester(), formats)
-	case name == "configfs":
+	case f.attest == "configfs":
 		q, err := configfs.New()
 		if err != nil {
 			return nil, usagef("softtee:tdx and softtee:snp need no TEE, and prove nothing", "--attest configfs: %w", err)
@@ -259,7 +259,7 @@ func (f *connFlags) attester(s *setup, name string, formats []attestext.Evidence
 			return nil, err
 		}
 		return f.quoting(s, logged, formats)
-	case name == "tpm" || scheme == "tpm":
+	case f.attest == "tpm" || scheme == "tpm":
 		return f.openTPM(s, rest, formats)
 	case scheme == "exec":
 		c, err := s.plugin("attest", rest, formats)
@@ -268,7 +268,7 @@ func (f *connFlags) attester(s *setup, name string, formats []attestext.Evidence
 		}
 		return c, nil
 	}
-	return nil, usagef(hint, "--attest cannot be %q", name)
+	return nil, usagef(hint, "--attest cannot be %q", f.attest)
 }
 
 // quoting returns an attester on q, narrowed to formats if there are some.

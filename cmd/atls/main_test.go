@@ -433,6 +433,7 @@ func TestMistakesOnTheCommandLine(t *testing.T) {
 		{args([]string{"serve", "--attest", "softtee:tdx", "--refresh-from", "http://127.0.0.1:1", "--refresh-with", "softtee:tdx"}, id), 1, "is for --attest results:FILE"},
 		{args([]string{"serve", "--attest", "results:x", "--refresh-from", "http://veraison.example", "--refresh-with", "softtee:tdx"}, id), 1, "not on this machine"},
 		{args([]string{"serve", "--attest", "results:x", "--refresh-from", "http://127.0.0.1:1", "--refresh-with", "magic"}, id), 1, "--refresh-with"},
+		{args([]string{"serve", "--attest", "results:x", "--refresh-from", "http://127.0.0.1:1", "--refresh-with", "softtee:eat"}, id), 1, "--refresh-with: --attest softtee:eat does not know"},
 		{args([]string{"serve", "--attest", "results:x", "--refresh-from", "http://127.0.0.1:1", "--refresh-with", "softtee:tdx", "--verifier-id", "a", "--verifier-id", "b"}, id), 1, "asks one service"},
 		{[]string{"serve", "--attest", "results:x", "--refresh-from", "http://127.0.0.1:1", "--refresh-with", "softtee:tdx", "--credential", "attestation-only", "--allow-attestation-only"}, 1, "needs --key"},
 		{args([]string{"serve", "--attest", "results:" + filepath.Join(t.TempDir(), "x"), "--refresh-from", "http://127.0.0.1:1", "--refresh-with", "softtee:tdx"}, id), 3, "cannot be reached"},

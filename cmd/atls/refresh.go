@@ -69,7 +69,9 @@ func (f *connFlags) newRefresher(s *setup, a *tls.AttestationConfig, path string
 	if r.client, err = veraison.NewClient(f.refreshFrom, &veraison.ClientOptions{Timeout: r.timeout}); err != nil {
 		return nil, usagef("for example --refresh-from https://veraison.example:8443", "--refresh-from: %w", err)
 	}
-	if r.attester, err = f.attester(s, f.refreshWith, []attestext.EvidenceFormat{eat.BundleFormat}); err != nil {
+	with := *f
+	with.attest = f.refreshWith
+	if r.attester, err = with.attester(s, []attestext.EvidenceFormat{eat.BundleFormat}); err != nil {
 		return nil, fmt.Errorf("--refresh-with: %w", err)
 	}
 	return r, nil
