@@ -147,7 +147,8 @@ func (f *connFlags) identity(s *setup, server bool) error {
 // attestation fills in Config.Attestation, if either end is to attest.
 func (f *connFlags) attestation(s *setup) error {
 	if f.attest == "" && f.verify == "" {
-		return nil
+		_, err := f.points() // lest a mistake in the file wait until it counts
+		return err
 	}
 	formats, err := f.formats()
 	if err != nil {
@@ -219,17 +220,27 @@ func (f *connFlags) attestation(s *setup) error {
 	if err != nil {
 		return err
 	}
-	if f.codePoints != "" {
-		b, err := readFile("code-points", f.codePoints)
-		if err != nil {
-			return err
-		}
-		if a.CodePoints, err = attestext.ParseCodePoints(b); err != nil {
-			return &malformedError{fmt.Errorf("--code-points: %w", err)}
-		}
+	if a.CodePoints, err = f.points(); err != nil {
+		return err
 	}
 	s.config.Attestation = a
 	return nil
+}
+
+// points returns what --code-points says, or nil.
+func (f *connFlags) points() (*attestext.CodePoints, error) {
+	if f.codePoints == "" {
+		return nil, nil
+	}
+	b, err := readFile("code-points", f.codePoints)
+	if err != nil {
+		return nil, err
+	}
+	points, err := attestext.ParseCodePoints(b)
+	if err != nil {
+		return nil, &malformedError{fmt.Errorf("--code-points: %w", err)}
+	}
+	return points, nil
 }
 
 // attester returns what --attest names, or nil.

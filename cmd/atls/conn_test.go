@@ -510,4 +510,7 @@ func TestHintsAreForTheFlagsOfTheEnd(t *testing.T) {
 			}
 		}
 	}
+	if e := atls(t, "", "verify", pki("eat-evidence.cmw"), "--trust-roots", pki("ca.pem")); e.status != 3 || !strings.Contains(e.stderr, "keys among --trust-roots") {
+		t.Errorf("status %d: %s", e.status, e.stderr)
+	}
 }

@@ -25,7 +25,7 @@ const usage = `Usage:
     atls inspect FILE
     atls verify FILE [--trust-roots FILE] [--collateral FILE] [--policy FILE]
     atls tpm-enroll [--tpm PATH] [--ek-roots FILE --collateral FILE]
-    atls ca --cert FILE --key FILE --rules FILE --log FILE [FLAGS]
+    atls ca --cert FILE --key FILE --rules FILE --issuer-cert FILE --issuer-key FILE --log FILE [FLAGS]
     atls enroll HOST:PORT --name NAME --attest TEE --cert FILE --key FILE [FLAGS]
     atls verifier [--listen ADDR] [--trust-roots FILE] [--collateral FILE] [--policy FILE] [--key FILE]
     atls attack [SCENARIO] [--mode MODE] [--mitigation M] [-v]

@@ -468,6 +468,8 @@ func TestMistakesOnTheCommandLine(t *testing.T) {
 		{[]string{"dial", "127.0.0.1:1", "--verify", "local", "--trust-roots", pki("key.pem")}, 2, "no certificate"},
 		{[]string{"dial", "127.0.0.1:1", "--verify", "local", "--collateral", pki("policy.json")}, 2, "collateral"},
 		{[]string{"dial", "127.0.0.1:1", "--verify", "local", "--code-points", pki("policy.json")}, 2, "code-points"},
+		{[]string{"dial", "127.0.0.1:1", "--code-points", pki("policy.json")}, 2, "code-points"},
+		{[]string{"proxy", "--accept-proxy-from", "lb.example"}, 1, "it can be an address, or a network such as"},
 		{[]string{"dial", "127.0.0.1:1", "--attest", "softtee:tdx"}, 1, "--cert"},
 		{[]string{"dial", "127.0.0.1:1", "--timeout", "0s"}, 1, "--timeout"},
 		{[]string{"dial", "127.0.0.1:0"}, 5, "not connected"},

@@ -155,10 +155,13 @@ func parseNetwork(s string) (netip.Prefix, error) {
 		return ip.Prefix(ip.BitLen())
 	}
 	n, err := netip.ParsePrefix(s)
-	if err == nil && (n != n.Masked() || n.Addr().Is4In6()) {
-		err = errors.New("it has bits behind its length, or is IPv4 in IPv6")
+	switch {
+	case err != nil:
+		return n, errors.New("it can be an address, or a network such as 192.0.2.0/24")
+	case n != n.Masked() || n.Addr().Is4In6():
+		return n, errors.New("it has bits behind its length, or is IPv4 in IPv6")
 	}
-	return n, err
+	return n, nil
 }
 
 // A proxy is atls proxy while it runs.

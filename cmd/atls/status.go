@@ -234,7 +234,7 @@ var classHints = map[error]string{
 	attestext.ErrBinding:     "the two ends must be given the same --binding; if they were, this is evidence of another session or key",
 	attestext.ErrSignature:   `--trust-roots names the roots of the peer's TEE; without it they are Intel's and AMD's, which a "softtee" is not below`,
 	attestext.ErrPolicy:      `compare the --policy with what "atls inspect" says of the evidence, and renew --collateral that has expired`,
-	attestext.ErrUnavailable: "nobody could appraise the evidence; --verify local needs --collateral or a policy that does without",
+	attestext.ErrUnavailable: "nobody could appraise it: that takes --collateral, or a policy that does without, and for what is neither TDX nor SEV-SNP keys among --trust-roots",
 }
 
 // A hintedError is an error for which the flags of its connection know a better hint than
