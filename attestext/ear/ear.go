@@ -284,7 +284,7 @@ var errSpelledTwice = errors.New("a claim appears in both of its spellings")
 
 // claimSet decodes an object of claims, each under its deployed name.
 func claimSet(raw json.RawMessage) (map[string]json.RawMessage, error) {
-	m, err := object(raw)
+	m, err := strict.JSONObject(raw)
 	if err != nil {
 		return nil, err
 	}
@@ -299,16 +299,6 @@ func claimSet(raw json.RawMessage) (map[string]json.RawMessage, error) {
 		set[name] = v
 	}
 	return set, nil
-}
-
-func object(raw json.RawMessage) (map[string]json.RawMessage, error) {
-	// null would otherwise pass for the empty object.
-	if len(raw) == 0 || raw[0] != '{' {
-		return nil, errors.New("not a JSON object")
-	}
-	var m map[string]json.RawMessage
-	err := json.Unmarshal(raw, &m)
-	return m, err
 }
 
 // integer takes what is spelled as an integer only: veraison/ear cuts fractions off.
@@ -396,7 +386,7 @@ func parseClaims(payload []byte) (*Claims, error) {
 	if c.IssuedAt.IsZero() {
 		return nil, errors.New("iat is missing")
 	}
-	id, err := object(set["ear.verifier-id"])
+	id, err := strict.JSONObject(set["ear.verifier-id"])
 	if err != nil {
 		return nil, fmt.Errorf("ear.verifier-id: %w", err)
 	}
@@ -413,7 +403,7 @@ func parseClaims(payload []byte) (*Claims, error) {
 		}
 		c.overall = &t
 	}
-	submods, err := object(set["submods"])
+	submods, err := strict.JSONObject(set["submods"])
 	if err != nil {
 		return nil, fmt.Errorf("submods: %w", err)
 	}
@@ -447,7 +437,7 @@ func parseAppraisal(raw json.RawMessage) (*Appraisal, error) {
 		return nil, err
 	}
 	if raw, ok := set["ear.trustworthiness-vector"]; ok {
-		m, err := object(raw)
+		m, err := strict.JSONObject(raw)
 		if err != nil {
 			return nil, fmt.Errorf("ear.trustworthiness-vector: %w", err)
 		}
@@ -501,7 +491,7 @@ func texts(raw json.RawMessage) ([]string, error) {
 
 // parseKeyAttestation decodes {"akpub": base64url}, and returns the key in it.
 func parseKeyAttestation(raw json.RawMessage) ([]byte, error) {
-	m, err := object(raw)
+	m, err := strict.JSONObject(raw)
 	if err != nil {
 		return nil, err
 	}

@@ -1,7 +1,6 @@
 package ear
 
 import (
-	"bytes"
 	"crypto"
 	"crypto/sha256"
 	"crypto/subtle"
@@ -15,7 +14,7 @@ import (
 	"time"
 
 	"github.com/attestedtls/atls/attestext"
-	"github.com/attestedtls/atls/attestext/internal/strict"
+	"github.com/attestedtls/atls/attestext/internal/jose"
 	"github.com/lestrrat-go/jwx/v2/jwa"
 	"github.com/lestrrat-go/jwx/v2/jws"
 )
@@ -164,14 +163,14 @@ func Verify(token []byte, opts *VerifyOptions) (*Result, error) {
 		maxAge = DefaultMaxAge
 	}
 
-	p, err := split(token)
+	p, err := jose.Split(token, MaxSize)
 	if err != nil {
 		return nil, &attestext.Error{Class: attestext.ErrMalformed, Op: opVerify, Err: err}
 	}
-	if err := p.verify(opts.Keys); err != nil {
+	if err := verifySignature(p, opts.Keys); err != nil {
 		return nil, err
 	}
-	c, err := parseClaims(p.payload)
+	c, err := parseClaims(p.Payload)
 	if err != nil {
 		return nil, &attestext.Error{Class: classOf(err), Op: opVerify, Err: err}
 	}
@@ -210,76 +209,26 @@ func classOf(err error) error {
 // decided upon it. Errors are those of Verify, as far as they do not depend on
 // options.
 func ParseUnverified(token []byte) (*Claims, error) {
-	p, err := split(token)
+	p, err := jose.Split(token, MaxSize)
 	if err != nil {
 		return nil, &attestext.Error{Class: attestext.ErrMalformed, Op: opParse, Err: err}
 	}
-	c, err := parseClaims(p.payload)
+	c, err := parseClaims(p.Payload)
 	if err != nil {
 		return nil, &attestext.Error{Class: classOf(err), Op: opParse, Err: err}
 	}
 	return c, nil
 }
 
-// parts are those of a JWS, RFC 7515, section 7.1, decoded.
-type parts struct {
-	alg       string
-	signed    []byte // the signing input
-	payload   []byte
-	signature []byte
-}
-
-func split(token []byte) (*parts, error) {
-	if len(token) > MaxSize {
-		return nil, fmt.Errorf("token of %d bytes, want at most %d", len(token), MaxSize)
-	}
-	f := bytes.Split(token, []byte("."))
-	if len(f) != 3 {
-		return nil, errors.New("token does not have three parts")
-	}
-	var dec [3][]byte
-	for i := range f {
-		var err error
-		if dec[i], err = strict.Base64URL(string(f[i])); err != nil {
-			return nil, errors.New("part of the token is not base64url")
-		}
-	}
-	if err := strict.CheckJSON(dec[0]); err != nil {
-		return nil, fmt.Errorf("header: %w", err)
-	}
-	header, err := object(dec[0])
-	if err != nil {
-		return nil, fmt.Errorf("header: %w", err)
-	}
-	// Extensions that change what the rest means must be announced in crit, and
-	// none is known here.
-	if _, ok := header["crit"]; ok {
-		return nil, errors.New("header has critical extensions")
-	}
-	if _, ok := header["b64"]; ok {
-		return nil, errors.New("header has the extension b64")
-	}
-	alg, err := strict.JSONText(header["alg"])
-	if err != nil {
-		return nil, fmt.Errorf("header: alg: %w", err)
-	}
-	return &parts{
-		alg:       alg,
-		signed:    token[:len(f[0])+1+len(f[1])],
-		payload:   dec[1],
-		signature: dec[2],
-	}, nil
-}
-
-// verify has p verified by the keys whose algorithm it names.
-func (p *parts) verify(keys []crypto.PublicKey) error {
+// verifySignature has p verified by the keys whose algorithm it names.
+func verifySignature(p *jose.Compact, keys []crypto.PublicKey) error {
 	fits := false
 	for _, k := range keys {
 		alg, err := Algorithm(k)
 		if err != nil {
 			return &attestext.Error{Class: attestext.ErrUnavailable, Op: opVerify, Err: err}
 		}
-		if alg != p.alg {
+		if alg != p.Algorithm {
 			continue
 		}
 		fits = true
@@ -288,12 +237,12 @@ func (p *parts) verify(keys []crypto.PublicKey) error {
 		if err != nil {
 			return &attestext.Error{Class: attestext.ErrUnavailable, Op: opVerify, Err: err}
 		}
-		if v.Verify(p.signed, p.signature, k) == nil {
+		if v.Verify(p.Signed, p.Signature, k) == nil {
 			return nil
 		}
 	}
 	if !fits {
-		return attestext.Errorf(attestext.ErrSignature, opVerify, "algorithm %.16q is not that of a trusted key", p.alg)
+		return attestext.Errorf(attestext.ErrSignature, opVerify, "algorithm %.16q is not that of a trusted key", p.Algorithm)
 	}
 	return attestext.Errorf(attestext.ErrSignature, opVerify, "no trusted key made the signature")
 }

@@ -82,6 +82,26 @@ func JSONText(b []byte) (string, error) {
 	return s, err
 }
 
+// JSONObject returns the members of a JSON object.
+func JSONObject(b []byte) (map[string]json.RawMessage, error) {
+	// null would otherwise pass for the empty object.
+	if len(b) == 0 || b[0] != '{' {
+		return nil, errors.New("not a JSON object")
+	}
+	var m map[string]json.RawMessage
+	err := json.Unmarshal(b, &m)
+	return m, err
+}
+
+// JSONBytes returns what a JSON string has in base64url.
+func JSONBytes(b []byte) ([]byte, error) {
+	s, err := JSONText(b)
+	if err != nil {
+		return nil, err
+	}
+	return Base64URL(s)
+}
+
 // Base64URL decodes base64url without padding (RFC 4648, section 5), in the one
 // spelling that each byte string has.
 func Base64URL(s string) ([]byte, error) {
