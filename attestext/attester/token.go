@@ -12,33 +12,39 @@ import (
 
 // A TokenSource has a platform make an EAT (RFC 9711). It is called concurrently.
 type TokenSource interface {
-	// Token returns a CWT whose eat_nonce is nonce, 8 to 64 bytes, and whose cnf is the
+	// Token returns an EAT whose eat_nonce is nonce, 8 to 64 bytes, and whose cnf is the
 	// key with the DER SubjectPublicKeyInfo spki. It should return when ctx is done.
 	Token(ctx context.Context, nonce, spki []byte) ([]byte, error)
 }
 
 // Tokens implements [attestext.Attester] on a [TokenSource]. Its Evidence is the token,
 // beside a certificate and in place of one.
-type Tokens struct{ source TokenSource }
+type Tokens struct {
+	source  TokenSource
+	formats []attestext.EvidenceFormat
+}
 
 var _ attestext.Attester = (*Tokens)(nil)
 
-// NewTokens returns an attester on s.
-func NewTokens(s TokenSource) *Tokens { return &Tokens{s} }
+// NewTokens returns an attester on s, whose tokens are CWTs.
+func NewTokens(s TokenSource) *Tokens { return &Tokens{s, eat.TokenFormats()} }
 
-// Formats returns those of an EAT in a CWT, for every kind of credential.
+// NewJWTs returns an attester on s, whose tokens are JWTs.
+func NewJWTs(s TokenSource) *Tokens { return &Tokens{s, eat.JWTFormats()} }
+
+// Formats returns those of an EAT in a CWT, or in a JWT, for every kind of credential.
 func (t *Tokens) Formats(attestext.CredentialKind) []attestext.EvidenceFormat {
-	return eat.TokenFormats()
+	return slices.Clone(t.formats)
 }
 
 // Attest returns a token for the challenge of req as an encoded CMW. A format that stands
 // for any gets the media type. Errors are those of [Attester.Attest].
 func (t *Tokens) Attest(ctx context.Context, req *attestext.AttestRequest) ([]byte, error) {
-	f, formats := req.Type.Format, eat.TokenFormats()
+	f := req.Type.Format
 	switch {
 	case f.IsAny():
-		f = formats[0]
-	case !slices.ContainsFunc(formats, f.Equal):
+		f = t.formats[0]
+	case !slices.ContainsFunc(t.formats, f.Equal):
 		return nil, attestext.Errorf(attestext.ErrWrongType, op, "cannot make %v", f)
 	}
 	b, err := t.attest(ctx, f, req.Challenge)

@@ -3,6 +3,7 @@ package attesttest
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/attestedtls/atls/attestext/cmw"
 	"github.com/attestedtls/atls/attestext/eat"
@@ -12,17 +13,17 @@ import (
 // ES256, ES384 and EdDSA (RFC 9053, tables 1 and 2).
 var signatureSizes = map[int64]int{-7: 64, -35: 96, -8: 64}
 
-// OpenEAT is for the field Open of a [Target]: it takes evidence with an EAT by itself
-// apart, whose key ID, if it has one, must be in the protected header.
+// OpenEAT is for the field Open of a [Target]: it takes evidence with an EAT by itself,
+// in a CWT, apart, whose key ID, if it has one, must be in the protected header.
 func OpenEAT(b []byte) (*Opened, error) {
 	w, err := cmw.Parse(b)
 	if err != nil {
 		return nil, err
 	}
-	if w.Record == nil || !eat.IsToken(w.Record.Format) {
-		return nil, errors.New("evidence is no record with an EAT")
+	if w.Record == nil || !slices.ContainsFunc(eat.TokenFormats(), w.Record.Format.Equal) {
+		return nil, errors.New("evidence is no record with an EAT in a CWT")
 	}
-	t, err := eat.ParseToken(w.Record.Value)
+	t, err := eat.ParseTokenAs(w.Record.Format, w.Record.Value)
 	if err != nil {
 		return nil, err
 	}

@@ -3,6 +3,7 @@ package eat
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/attestedtls/atls/attestext"
 	"github.com/attestedtls/atls/attestext/cmw"
@@ -17,8 +18,12 @@ const BundleType = "tag:ietf.org,2024-02-29:rats/kat"
 // RFC 9999 has for the type of a collection.
 const BundleMediaType = `application/cmw+cbor; cmwc_t="` + BundleType + `"`
 
-// TokenMediaType is that of an EAT in a CWT (RFC 9782), a KAT among them.
-const TokenMediaType = "application/eat+cwt"
+// TokenMediaType is that of an EAT in a CWT (RFC 9782), a KAT among them, and JWTMediaType
+// that of one in a JWT.
+const (
+	TokenMediaType = "application/eat+cwt"
+	JWTMediaType   = "application/eat+jwt"
+)
 
 // BundleFormat is the format of a bundle as Evidence.
 var BundleFormat = attestext.EvidenceFormat{MediaType: BundleMediaType}
@@ -143,7 +148,7 @@ func OpenBundle(b []byte) (*Bundle, error) {
 	if k.Form != cmw.CBORRecord || p.Form != cmw.CBORRecord || e != nil && e.Form != cmw.CBORRecord {
 		return fail(errors.New("kat, pat or epoch is not a record"))
 	}
-	if !IsToken(k.Record.Format) {
+	if !slices.ContainsFunc(TokenFormats(), k.Record.Format.Equal) {
 		return fail(fmt.Errorf("kat is of type %q", k.Record.Format))
 	}
 	if k.Record.Ind != 0 && k.Record.Ind&cmw.Evidence == 0 {

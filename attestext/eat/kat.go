@@ -26,6 +26,7 @@ import (
 	"io"
 
 	"github.com/attestedtls/atls/attestext"
+	"github.com/attestedtls/atls/attestext/internal/jose"
 	"github.com/attestedtls/atls/attestext/internal/strict"
 	"github.com/veraison/go-cose"
 )
@@ -117,23 +118,32 @@ func signKAT(random io.Reader, kak crypto.Signer, challenge []byte, tik crypto.P
 // and kid, where it is not nil, as the header parameters. If random is nil, crypto/rand
 // is used.
 func signClaims(random io.Reader, key crypto.Signer, kid, claims []byte) ([]byte, error) {
-	if random == nil {
-		random = rand.Reader
-	}
-	c, _, _, err := curveOf(key.Public())
+	signer, _, err := newSigner(key)
 	if err != nil {
 		return nil, err
 	}
-	alg := cose.Algorithm(c.alg)
-	signer, err := cose.NewSigner(alg, &hashSigner{key, c.hash})
-	if err != nil {
-		return nil, err
-	}
-	protected := cose.ProtectedHeader{cose.HeaderLabelAlgorithm: alg}
+	protected := cose.ProtectedHeader{cose.HeaderLabelAlgorithm: signer.Algorithm()}
 	if kid != nil {
 		protected[cose.HeaderLabelKeyID] = kid
 	}
-	return cose.Sign1Untagged(random, signer, cose.Headers{Protected: protected}, claims, nil)
+	return cose.Sign1Untagged(orRand(random), signer, cose.Headers{Protected: protected}, claims, nil)
+}
+
+func orRand(random io.Reader) io.Reader {
+	if random == nil {
+		return rand.Reader
+	}
+	return random
+}
+
+// newSigner returns a signer by key and the curve that key is on.
+func newSigner(key crypto.Signer) (cose.Signer, *curve, error) {
+	c, _, _, err := curveOf(key.Public())
+	if err != nil {
+		return nil, nil, err
+	}
+	signer, err := cose.NewSigner(cose.Algorithm(c.alg), &hashSigner{key, c.hash})
+	return signer, c, err
 }
 
 // A hashSigner tells its signer which hash made the digest. go-cose passes nil
@@ -207,11 +217,21 @@ func parseKAT(b []byte) (*KAT, *cose.UntaggedSign1Message, cose.Algorithm, error
 	return k, s.msg, cose.Algorithm(s.alg), nil
 }
 
-// A message is a COSE_Sign1 whose frame and headers have been checked.
+// A message is a COSE_Sign1 or a JWS whose frame and headers have been checked.
 type message struct {
-	alg int64
+	alg int64  // of COSE, for either
 	kid []byte // from either header; nil if there was none
 	msg *cose.UntaggedSign1Message
+	jws *jose.Compact // in place of msg
+}
+
+// verify checks the signature. Those of a JWS (RFC 7518, section 3.4, and RFC 8037,
+// section 3.1) are those of COSE, over other bytes.
+func (m *message) verify(v cose.Verifier) error {
+	if m.jws != nil {
+		return v.Verify(m.jws.Signed, m.jws.Signature)
+	}
+	return m.msg.Verify(nil, v)
 }
 
 // parseSign1 decodes

@@ -385,6 +385,7 @@ func TestBundleOfOtherMembersIsRefused(t *testing.T) {
 		"another label":     bundle(t, BundleType, entryKAT, "6161 82 00 4101"),
 		"duplicate kat":     bundle(t, BundleType, entryKAT, entryKAT, entryPAT),
 		"kat of a type":     bundle(t, BundleType, text("kat")+"82"+text(tsm.MediaTypeCBOR)+"420102", entryPAT),
+		"kat in a JWT":      bundle(t, BundleType, text("kat")+"82 19 0108 420102", entryPAT),
 		"kat as a tag":      bundle(t, BundleType, text("kat")+"da63740209 420102", entryPAT),
 		"kat that is a map": bundle(t, BundleType, text("kat")+"a1 6161 82 00 4101", entryPAT),
 		"kat is results":    bundle(t, BundleType, text("kat")+"83 19 0107 42 0102 08", entryPAT),

@@ -40,13 +40,16 @@ type curve struct {
 	// alg signs with a key on the curve. A COSE_Key may restrict itself to it,
 	// or to its fully specified form (RFC 9864).
 	alg, algFull int64
+	jwsAlg       string // alg in a JWS, RFC 7518, section 3.1, and RFC 8037
 }
 
 var (
-	curveP256    = &curve{"P-256", typeEC2, 1, 32, elliptic.P256(), crypto.SHA256, int64(cose.AlgorithmES256), -9}
-	curveP384    = &curve{"P-384", typeEC2, 2, 48, elliptic.P384(), crypto.SHA384, int64(cose.AlgorithmES384), -51}
-	curveEd25519 = &curve{"Ed25519", typeOKP, 6, 32, nil, 0, int64(cose.AlgorithmEdDSA), -19}
+	curveP256    = &curve{"P-256", typeEC2, 1, 32, elliptic.P256(), crypto.SHA256, int64(cose.AlgorithmES256), -9, "ES256"}
+	curveP384    = &curve{"P-384", typeEC2, 2, 48, elliptic.P384(), crypto.SHA384, int64(cose.AlgorithmES384), -51, "ES384"}
+	curveEd25519 = &curve{"Ed25519", typeOKP, 6, 32, nil, 0, int64(cose.AlgorithmEdDSA), -19, "EdDSA"}
 )
+
+var curves = []*curve{curveP256, curveP384, curveEd25519}
 
 // curveOf returns the curve of pub and pub's coordinates. y is nil for Ed25519.
 func curveOf(pub crypto.PublicKey) (c *curve, x, y []byte, err error) {
@@ -161,7 +164,7 @@ func parseKey(b []byte) (*key, error) {
 	}
 
 	var c *curve
-	for _, row := range []*curve{curveP256, curveP384, curveEd25519} {
+	for _, row := range curves {
 		if row.kty == kty && row.crv == crv {
 			c = row
 		}

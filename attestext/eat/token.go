@@ -107,7 +107,7 @@ type Token struct {
 	DebugStatus DebugStatus
 	// Profile is eat_profile: a URI, or the dotted form of an OID; empty if there is none.
 	Profile string
-	// Measurements is the encoded claim of that name, nil if there is none.
+	// Measurements is the claim of that name in CBOR, nil if there is none.
 	Measurements []byte
 	// IssuedAt, NotBefore and Expires are iat, nbf and exp, in whole seconds; zero if
 	// there is none.
@@ -115,11 +115,16 @@ type Token struct {
 	// Submods is the encoded claim of that name, nil if there is none. Nothing but the
 	// names in it is read; see SubmodNames.
 	Submods []byte
+	// JSON says that the token is a JWT. Submods and the values in Other are then JSON, and
+	// the labels in Other names, but for an audience (3). The rest is the same in both
+	// forms, Measurements included: those of a JWT are here as a CWT has them, in the core
+	// deterministic encoding.
+	JSON bool
 	// Other are the claims that are not read here, by label: numbers first.
 	Other []Claim
 
 	// KeyID is what the signer calls its key, nil if it does not say, and Algorithm the
-	// COSE number of how it signed.
+	// COSE number of how it signed, be it a JWT.
 	KeyID     []byte
 	Algorithm int64
 
@@ -137,19 +142,52 @@ func TokenFormats() []attestext.EvidenceFormat {
 	return []attestext.EvidenceFormat{{MediaType: TokenMediaType}, {ContentFormat: attestext.ContentFormatEATCWT}}
 }
 
-// IsToken reports whether f is one of TokenFormats.
-func IsToken(f attestext.EvidenceFormat) bool { return slices.ContainsFunc(TokenFormats(), f.Equal) }
+// JWTFormats are those of an EAT in a JWT: by media type, and by content format. An
+// Attestation Result may be of them too, for it is an EAT.
+func JWTFormats() []attestext.EvidenceFormat {
+	return []attestext.EvidenceFormat{{MediaType: JWTMediaType}, {ContentFormat: attestext.ContentFormatEATJWT}}
+}
+
+// IsToken reports whether f is one of TokenFormats or of JWTFormats.
+func IsToken(f attestext.EvidenceFormat) bool {
+	return slices.ContainsFunc(slices.Concat(TokenFormats(), JWTFormats()), f.Equal)
+}
+
+// Format returns the media type of t.
+func (t *Token) Format() attestext.EvidenceFormat {
+	if t.JSON {
+		return JWTFormats()[0]
+	}
+	return TokenFormats()[0]
+}
 
 const opParseToken = "parse EAT"
 
-// ParseToken decodes an EAT: a COSE_Sign1 without tags, with its own, or with that and
-// the one of a CWT (RFC 8392, section 6). It verifies nothing.
+// ParseTokenAs is ParseToken for a token that came as f, which it has to be.
+func ParseTokenAs(f attestext.EvidenceFormat, b []byte) (*Token, error) {
+	t, err := ParseToken(b)
+	if err != nil {
+		return nil, err
+	}
+	formats := TokenFormats()
+	if t.JSON {
+		formats = JWTFormats()
+	}
+	if !slices.ContainsFunc(formats, f.Equal) {
+		return nil, attestext.Errorf(attestext.ErrMalformed, opParseToken, "%v came as %v", t.Format(), f)
+	}
+	return t, nil
+}
+
+// ParseToken decodes an EAT: a CWT, which is a COSE_Sign1 without tags, with its own, or
+// with that and the one of a CWT (RFC 8392, section 6), or a JWT, which is a JWS in the
+// compact serialization (RFC 7519). It verifies nothing.
 //
 // It is strict: definite lengths, no claim twice, no other header parameters than
-// [VerifyKAT] takes, one eat_nonce, a cnf that is a public key, times in whole seconds
-// (RFC 9711, section 4.3.1, allows no others in iat), nothing behind. A claim that is not read here is
-// kept in Other. Errors are of class [attestext.ErrMalformed]. The result shares no memory
-// with b.
+// [VerifyKAT] takes or, in a JWT, than alg, kid and the right typ, one eat_nonce, a cnf
+// that is a public key, times in whole seconds (RFC 9711, section 4.3.1, allows no others
+// in iat), nothing behind. A claim that is not read here is kept in Other. Errors are of
+// class [attestext.ErrMalformed]. The result shares no memory with b.
 func ParseToken(b []byte) (*Token, error) {
 	t, _, err := parseToken(b)
 	if err != nil {
@@ -166,6 +204,9 @@ func parseToken(b []byte) (*Token, *message, error) {
 		return nil, nil, fmt.Errorf("token of %d bytes, want at most %d", len(b), MaxTokenSize)
 	}
 	raw := bytes.Clone(b)
+	if isJWT(b) {
+		return parseJWT(raw)
+	}
 	if bytes.HasPrefix(b, cwtTag) {
 		b = b[len(cwtTag):]
 	} else if len(b) > 0 && b[0] == sign1Tag {
@@ -176,17 +217,18 @@ func parseToken(b []byte) (*Token, *message, error) {
 		return nil, nil, err
 	}
 	t := &Token{KeyID: m.kid, Algorithm: m.alg, raw: raw}
-	if err := t.parseClaims(m.msg.Payload); err != nil {
+	claims, err := strict.Map(m.msg.Payload)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := t.parseClaims(claims); err != nil {
 		return nil, nil, err
 	}
 	return t, m, nil
 }
 
-func (t *Token) parseClaims(b []byte) error {
-	m, err := strict.Map(b)
-	if err != nil {
-		return err
-	}
+// parseClaims reads claims as a CWT has them.
+func (t *Token) parseClaims(m map[any]strict.Raw) error {
 	if m[claimNonce] == nil {
 		return errors.New("no eat_nonce")
 	}
@@ -377,10 +419,10 @@ func submodNames(raw []byte, outer string, depth int) ([]string, error) {
 	return names, nil
 }
 
-// SignToken returns t as a CWT, in its tag and that of COSE_Sign1, signed by key, which is
-// on P-256, P-384 or Ed25519. Its KeyID goes into the protected header; Algorithm is that
-// of the key, whatever t says. If random is nil, crypto/rand is used. A token that
-// ParseToken would refuse is an error.
+// SignToken returns t signed by key, which is on P-256, P-384 or Ed25519: as a CWT, in its
+// tag and that of COSE_Sign1, or as a JWT if t.JSON says so. Its KeyID goes into the
+// protected header; Algorithm is that of the key, whatever t says. If random is nil,
+// crypto/rand is used. A token that ParseToken would refuse is an error.
 func SignToken(random io.Reader, key crypto.Signer, t *Token) ([]byte, error) {
 	b, err := signToken(random, key, t)
 	if err != nil {
@@ -396,21 +438,13 @@ func signToken(random io.Reader, key crypto.Signer, t *Token) ([]byte, error) {
 			claims[label] = b
 		}
 	}
-	for label, raw := range map[int64][]byte{claimMeasurements: t.Measurements, claimSubmods: t.Submods} {
-		if raw != nil {
-			claims[label] = strict.Raw(raw)
-		}
+	if t.Measurements != nil {
+		claims[claimMeasurements] = strict.Raw(t.Measurements)
 	}
 	for label, at := range map[int64]time.Time{claimIat: t.IssuedAt, claimNbf: t.NotBefore, claimExp: t.Expires} {
 		if !at.IsZero() {
 			claims[label] = at.Unix()
 		}
-	}
-	for _, c := range t.Other {
-		if _, twice := claims[c.Label]; twice {
-			return nil, fmt.Errorf("claim %v twice", c)
-		}
-		claims[c.Label] = strict.Raw(c.Value)
 	}
 	if t.DebugStatus != DebugUnsaid {
 		claims[claimDebugStatus] = uint64(t.DebugStatus) - 1
@@ -438,6 +472,29 @@ func signToken(random io.Reader, key crypto.Signer, t *Token) ([]byte, error) {
 			}
 		}
 	}
+	sign := signCWT
+	if t.JSON {
+		sign = signJWT
+	}
+	b, err := sign(random, key, t, claims)
+	if err != nil {
+		return nil, err
+	}
+	_, _, err = parseToken(b)
+	return b, err
+}
+
+// signCWT signs claims and those of t that are in its form.
+func signCWT(random io.Reader, key crypto.Signer, t *Token, claims map[any]any) ([]byte, error) {
+	if t.Submods != nil {
+		claims[claimSubmods] = strict.Raw(t.Submods)
+	}
+	for _, c := range t.Other {
+		if _, twice := claims[c.Label]; twice {
+			return nil, fmt.Errorf("claim %v twice", c)
+		}
+		claims[c.Label] = strict.Raw(c.Value)
+	}
 	payload, err := strict.Marshal(claims)
 	if err != nil {
 		return nil, err
@@ -446,9 +503,7 @@ func signToken(random io.Reader, key crypto.Signer, t *Token) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	b = append(slices.Clone(cwtTag), b...)
-	_, _, err = parseToken(b)
-	return b, err
+	return append(slices.Clone(cwtTag), b...), nil
 }
 
 func encodeOEMID(s string) (any, error) {

@@ -164,7 +164,7 @@ func (m *message) signedBy(keys []TokenKey) (crypto.PublicKey, error) {
 		}
 		usable = true
 		v, err := cose.NewVerifier(cose.Algorithm(c.alg), k.Key)
-		if err == nil && m.msg.Verify(nil, v) == nil {
+		if err == nil && m.verify(v) == nil {
 			return k.Key, nil
 		}
 	}

@@ -28,6 +28,8 @@ type EATOptions struct {
 	Machine string
 	// Debug has the token say that debugging is enabled.
 	Debug bool
+	// JSON has the tokens be JWTs, and not CWTs.
+	JSON bool
 	// Now returns the time of issue. nil means time.Now.
 	Now func() time.Time
 	// Modify changes the claims before they are signed. nil changes nothing.
@@ -68,6 +70,7 @@ func (e *EAT) Token(_ context.Context, nonce, spki []byte) ([]byte, error) {
 		Measurements: eatMeasurements(),
 		IssuedAt:     e.opts.Now(),
 		KeyID:        []byte(eatKeyID),
+		JSON:         e.opts.JSON,
 	}
 	if e.opts.Debug {
 		t.DebugStatus = eat.DebugEnabled
@@ -100,7 +103,12 @@ func eatMeasurements() []byte {
 }
 
 // Attester returns an attester on e.
-func (e *EAT) Attester() attestext.Attester { return attester.NewTokens(e) }
+func (e *EAT) Attester() attestext.Attester {
+	if e.opts.JSON {
+		return attester.NewJWTs(e)
+	}
+	return attester.NewTokens(e)
+}
 
 // Key returns the key that tokens are verified with.
 func (e *EAT) Key() eat.TokenKey {

@@ -2,6 +2,7 @@ package veraison_test
 
 import (
 	"bytes"
+	"slices"
 	"testing"
 	"time"
 
@@ -23,7 +24,7 @@ func TestClientAndServiceAppraiseEATs(t *testing.T) {
 		d08  = attestext.BindingDraft08
 	)
 	l := &verifier.Local{EATKeys: []eat.TokenKey{softtee.NewEAT(nil).Key()}, Policy: must(policy.Parse(softtee.EATPolicy())), Now: now}
-	c := client(t, service(t, l, veraison.ServiceOptions{}), veraison.ClientOptions{Formats: eat.TokenFormats()})
+	c := client(t, service(t, l, veraison.ServiceOptions{}), veraison.ClientOptions{Formats: slices.Concat(eat.TokenFormats(), eat.JWTFormats())})
 	noKey := func(t *eat.Token) { t.Confirmation = nil }
 	for _, tt := range []struct {
 		name    string
@@ -45,8 +46,8 @@ func TestClientAndServiceAppraiseEATs(t *testing.T) {
 		{name: "other signer", kind: cert, binding: hard, options: softtee.EATOptions{Seed: "another signer"}, class: attestext.ErrSignature},
 		{name: "debug", kind: cert, binding: hard, options: softtee.EATOptions{Debug: true}, class: attestext.ErrPolicy},
 	} {
-		for _, f := range eat.TokenFormats() {
-			tt.options.Now = now
+		for _, f := range slices.Concat(eat.TokenFormats(), eat.JWTFormats()) {
+			tt.options.Now, tt.options.JSON = now, slices.Contains(eat.JWTFormats(), f)
 			made, wanted := challenge(tt.kind, tt.binding), challenge(tt.kind, tt.binding)
 			if tt.change != nil {
 				tt.change(made)

@@ -487,10 +487,7 @@ func evidenceOf(mediaType string, body []byte) (*attestext.Evidence, attestext.C
 
 // namesKey reports whether b is an EAT that names a key, which the result then does too.
 func namesKey(f attestext.EvidenceFormat, b []byte) bool {
-	if !eat.IsToken(f) {
-		return false
-	}
-	t, err := eat.ParseToken(b)
+	t, err := eat.ParseTokenAs(f, b)
 	return err == nil && t.Confirmation != nil
 }
 

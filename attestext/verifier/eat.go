@@ -19,7 +19,7 @@ const eatMachineScheme = "eat:"
 
 // appraiseToken appraises an EAT.
 func (l *Local) appraiseToken(format attestext.EvidenceFormat, b []byte, expected *attestext.Challenge) (*attestext.Appraisal, error) {
-	v, token, err := l.verifyToken(b)
+	v, token, err := l.verifyToken(format, b)
 	if err != nil {
 		return nil, err
 	}
@@ -33,9 +33,9 @@ func (l *Local) appraiseToken(format attestext.EvidenceFormat, b []byte, expecte
 	return a, nil
 }
 
-// verifyToken parses and verifies an EAT, and returns what it says as well.
-func (l *Local) verifyToken(b []byte) (*Verified, *eat.Token, error) {
-	t, err := eat.ParseToken(b)
+// verifyToken parses and verifies an EAT that came as format, and returns what it says as well.
+func (l *Local) verifyToken(format attestext.EvidenceFormat, b []byte) (*Verified, *eat.Token, error) {
+	t, err := eat.ParseTokenAs(format, b)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -80,7 +80,11 @@ func tokenClaims(v *eat.VerifiedToken) map[string]any {
 	if len(t.Other) != 0 {
 		other := make(map[string]any)
 		for _, c := range t.Other {
-			other[c.String()] = hex.EncodeToString(c.Value)
+			value := hex.EncodeToString(c.Value)
+			if t.JSON {
+				value = string(c.Value)
+			}
+			other[c.String()] = value
 		}
 		claims["other_claims"] = other
 	}

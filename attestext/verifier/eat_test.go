@@ -7,6 +7,7 @@ import (
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -52,26 +53,68 @@ func localEAT(t testing.TB) *verifier.Local {
 }
 
 func TestEATOfEachFormatKindAndBindingIsAccepted(t *testing.T) {
-	a := softEAT(softtee.EATOptions{}).Attester()
 	rules := append([]attestext.Binding{attestext.BindingExpat, attestext.BindingEarly}, bindings...)
-	for _, kind := range kinds {
-		for _, b := range rules {
-			for _, f := range append(a.Formats(kind), formatAny) {
-				c := challenge(kind, b)
-				if b == attestext.BindingEarly {
-					c.Nonce = nil
-				}
-				if c.Validate() != nil {
-					continue // there is no such credential under that rule
-				}
-				r, err := appraise(localEAT(t), attest(t, a, f, c), expected(c))
-				if err != nil {
-					t.Fatalf("%v %v %v: %v", kind, b, f, err)
-				}
-				if r.Verdict() != "affirming" || !bytes.Equal(r.Key(), spki(tik)) {
-					t.Errorf("%v %v %v: verdict %q, key %x", kind, b, f, r.Verdict(), r.Key())
+	for _, json := range []bool{false, true} {
+		a := softEAT(softtee.EATOptions{JSON: json}).Attester()
+		for _, kind := range kinds {
+			for _, b := range rules {
+				for _, f := range append(a.Formats(kind), formatAny) {
+					c := challenge(kind, b)
+					if b == attestext.BindingEarly {
+						c.Nonce = nil
+					}
+					if c.Validate() != nil {
+						continue // there is no such credential under that rule
+					}
+					r, err := appraise(localEAT(t), attest(t, a, f, c), expected(c))
+					if err != nil {
+						t.Fatalf("%v %v %v: %v", kind, b, f, err)
+					}
+					if r.Verdict() != "affirming" || !bytes.Equal(r.Key(), spki(tik)) {
+						t.Errorf("%v %v %v: verdict %q, key %x", kind, b, f, r.Verdict(), r.Key())
+					}
 				}
 			}
+		}
+	}
+}
+
+// A record says in which form its token is. The other one is not looked for.
+func TestEATInTheOtherFormIsRefused(t *testing.T) {
+	for _, json := range []bool{false, true} {
+		s := softEAT(softtee.EATOptions{JSON: json})
+		other := attester.NewJWTs(s)
+		if json {
+			other = attester.NewTokens(s)
+		}
+		c := challenge(attestext.CertAttestation, attestext.BindingHardened)
+		_, err := appraise(localEAT(t), attest(t, other, formatAny, c), c)
+		wantClass(t, err, attestext.ErrMalformed, "came as")
+	}
+}
+
+func TestHandshakeCarriesEATs(t *testing.T) {
+	for _, json := range []bool{false, true} {
+		for _, role := range roles {
+			for _, kind := range kinds {
+				d := &direction{role, kind, attestext.BindingHardened, softEAT(softtee.EATOptions{JSON: json}).Attester(), localEAT(t)}
+				t.Run(fmt.Sprintf("%v, JSON %v", d, json), func(t *testing.T) {
+					c := attested(t, d)
+					appraises, err := c.end(peerOf(role))
+					if err != nil || c.clientErr != nil || c.serverErr != nil {
+						t.Fatalf("client: %v; server: %v", c.clientErr, c.serverErr)
+					}
+					r := appraises.ConnectionState().PeerAttestation
+					if !r.Valid() || r.Verdict() != "affirming" || r.Claims()["tee"] != "eat" || !strings.HasPrefix(r.Machine(), "eat:") {
+						t.Errorf("verdict %q, machine %q, claims %v", r.Verdict(), r.Machine(), r.Claims())
+					}
+				})
+			}
+		}
+		// Debugging is seen through either form.
+		d := &direction{attestext.RoleServer, attestext.CertAttestation, attestext.BindingHardened, softEAT(softtee.EATOptions{JSON: json, Debug: true}).Attester(), localEAT(t)}
+		if c := attested(t, d); !errors.Is(c.clientErr, attestext.ErrPolicy) {
+			t.Errorf("under debug: %v", c.clientErr)
 		}
 	}
 }
@@ -104,6 +147,12 @@ func TestEATClaimsAreShown(t *testing.T) {
 	}
 	if want := fmt.Sprintf("eat:%x-%s", signer, got["ueid"]); r.Machine() != want || len(got["ueid"].(string)) != 34 {
 		t.Errorf("machine %q, want %q", r.Machine(), want)
+	}
+	jwt := softEAT(softtee.EATOptions{JSON: true, Modify: func(t *eat.Token) {
+		t.Other = []eat.Claim{{Label: "swname", Value: []byte(`{"a":1}`)}}
+	}}).Attester()
+	if r, err := appraise(localEAT(t), attest(t, jwt, formatAny, c), c); err != nil || fmt.Sprint(r.Claims()["other_claims"]) != `map["swname":{"a":1}]` {
+		t.Errorf("of a JWT: %v, %v", r.Claims(), err)
 	}
 	if _, said := got["nbf"]; said {
 		t.Error("the token has no nbf")

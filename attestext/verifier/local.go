@@ -109,11 +109,16 @@ const opAppraise = "appraise evidence"
 // older name, a TPM quote where keys of TPMs are trusted, a bundle, and an EAT where
 // EATKeys are set. The last two alone can stand in place of a certificate. Where WrapperKeys
 // are set, signed wrappers with any of these come last. A list that is offered has room for
-// 255 bytes, so that the older name is left out beside both TPM quotes and EATs.
+// 255 bytes, so that the older name is left out beside both TPM quotes and EATs, and the
+// media type of an EAT in a JWT, which has a number too, beside signed wrappers.
 func (l *Local) Formats(kind attestext.CredentialKind) []attestext.EvidenceFormat {
 	named := []attestext.EvidenceFormat{eat.BundleFormat} // which name the TLS key
 	if len(l.EATKeys) != 0 {
-		named = append(named, eat.TokenFormats()...)
+		jwt := eat.JWTFormats()
+		if len(l.WrapperKeys) != 0 {
+			jwt = jwt[1:]
+		}
+		named = append(append(named, eat.TokenFormats()...), jwt...)
 	}
 	if kind == attestext.AttestationOnly {
 		return l.signedFormats(named)
@@ -299,7 +304,7 @@ func (l *Local) decide(format attestext.EvidenceFormat, v *Verified, bound bound
 // parsed first, in one of the formats that are not bundles.
 func (l *Local) VerifyEvidence(format attestext.EvidenceFormat, b []byte) (*Verified, error) {
 	if eat.IsToken(format) {
-		v, _, err := l.verifyToken(b)
+		v, _, err := l.verifyToken(format, b)
 		return v, err
 	}
 	if format.Equal(tpm.Format) {

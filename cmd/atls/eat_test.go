@@ -84,6 +84,48 @@ func TestEATs(t *testing.T) {
 	})
 }
 
+func TestEATsInJWTsOffline(t *testing.T) {
+	nonce := bytes.Repeat([]byte{1}, 32)
+	token, err := softtee.NewEAT(&softtee.EATOptions{JSON: true, Modify: func(t *eat.Token) {
+		t.Other = []eat.Claim{{Label: "swname", Value: []byte(`"\u001b[2J"`)}}
+	}}).Token(t.Context(), nonce, publicKey(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	record, err := (&cmw.Record{Format: attestext.EvidenceFormat{ContentFormat: attestext.ContentFormatEATJWT}, Value: token, Ind: cmw.Evidence}).CBOR()
+	if err != nil {
+		t.Fatal(err)
+	}
+	soft := []string{"--trust-roots", pki("trust-roots.pem"), "--policy", pki("policy.json")}
+	for kind, b := range map[string][]byte{kindEAT: append(bytes.Clone(token), '\n'), kindCMW: record} {
+		file := filepath.Join(t.TempDir(), "token.jwt")
+		if err := os.WriteFile(file, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		e := atls(t, "", "inspect", file)
+		for _, say := range []string{"not verified", "eat_nonce: 0101", "dbgstat: disabled-since-boot", "measurements: [[65535", "swname"} {
+			if e.status != 0 || !strings.Contains(e.stdout, say) || strings.Contains(e.stdout, "\x1b") {
+				t.Errorf("%s: status %d, want %q: %s%s", kind, e.status, say, e.stdout, e.stderr)
+			}
+		}
+		bound := []string{"--nonce", hex.EncodeToString(nonce), "--binder", hex.EncodeToString(nonce), "--spki", pki("cert.pem")}
+		for _, c := range []struct {
+			flags  []string
+			status int
+			say    string
+		}{
+			{args(soft, bound), 0, "binding: as expected"},
+			{args(soft, bound[:4], []string{"--spki", pki("client-cert.pem")}), 3, "token is for another key"},
+			{[]string{"--policy", pki("policy.json")}, 3, "nobody's tokens are trusted"},
+			{args(soft, []string{"--at", "2026-01-01T00:00:00Z"}), 3, "in the future"},
+		} {
+			if e := atls(t, "", args([]string{"verify", file}, c.flags)...); e.status != c.status || !strings.Contains(e.stdout, c.say) {
+				t.Errorf("%s, %q: status %d: %s%s", kind, c.flags, e.status, e.stdout, e.stderr)
+			}
+		}
+	}
+}
+
 func TestEATsOffline(t *testing.T) {
 	write := func(name string, b []byte) string {
 		path := filepath.Join(t.TempDir(), name)

@@ -156,6 +156,10 @@ func detect(data []byte) (*document, error) {
 			d.kind = kindEAR
 			return d, nil
 		}
+		if d.eat = parseEAT(bytes.TrimSpace(data)); d.eat != nil {
+			d.kind, d.data = kindEAT, bytes.TrimSpace(data)
+			return d, nil
+		}
 		if d.signed = jwsTree(data); d.signed != nil {
 			d.kind = kindJWS
 			d.signed.add(leaf("no EAR", err.Error()))
@@ -474,6 +478,8 @@ func valueTree(r *cmw.Record) *node {
 	if isToken(r.Value) {
 		if c, err := ear.ParseUnverified(r.Value); err == nil {
 			n.add(earTree(c))
+		} else if t := parseEAT(r.Value); t != nil {
+			n.add(eatTree(t))
 		} else if t := jwsTree(r.Value); t != nil {
 			n.add(t)
 		}

@@ -187,6 +187,11 @@ func parseEAT(b []byte) *eat.Token {
 // eatTree describes an EAT, which nobody has verified. Claims are under the names of the
 // RFC, and those that a policy can compare by number alone as they are encoded.
 func eatTree(t *eat.Token) *node {
+	diagnosed, encoded := diagnose, hex.EncodeToString
+	if t.JSON {
+		diagnosed = func(b []byte) string { return string(b) }
+		encoded = diagnosed
+	}
 	n := branch(kindEAT, nil, leaf("algorithm", t.Algorithm))
 	optional := func(name, value string) {
 		if value != "" {
@@ -215,12 +220,12 @@ func eatTree(t *eat.Token) *node {
 		n.add(branch("measurements", diagnose(t.Measurements), leaf("SHA-256", fmt.Sprintf("%x", sha256.Sum256(t.Measurements)))))
 	}
 	if t.Submods != nil {
-		n.add(branch("submods, which nobody appraises", diagnose(t.Submods)))
+		n.add(branch("submods, which nobody appraises", diagnosed(t.Submods)))
 	}
 	if len(t.Other) != 0 {
 		other := branch("other claims", nil)
 		for _, c := range t.Other {
-			other.add(branch(c.String(), diagnose(c.Value), leaf("encoded", hex.EncodeToString(c.Value))))
+			other.add(branch(c.String(), diagnosed(c.Value), leaf("encoded", encoded(c.Value))))
 		}
 		n.add(other)
 	}

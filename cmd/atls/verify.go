@@ -298,7 +298,7 @@ func (a *appraiser) appraise(ctx context.Context, d *document, o *outcome) error
 	case d.signed != nil:
 		return attestext.Errorf(attestext.ErrWrongType, "appraise evidence", "a %s by itself does not say on which platform it was made", d.kind)
 	case d.kind == kindEAT:
-		record := &cmw.Record{Format: eat.TokenFormats()[0], Value: d.data}
+		record := &cmw.Record{Format: d.eat.Format(), Value: d.data}
 		b, err := record.CBOR()
 		if err != nil {
 			return err

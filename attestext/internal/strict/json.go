@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"unicode/utf8"
 )
@@ -91,6 +92,26 @@ func JSONObject(b []byte) (map[string]json.RawMessage, error) {
 	var m map[string]json.RawMessage
 	err := json.Unmarshal(b, &m)
 	return m, err
+}
+
+// JSONArray returns the elements of a JSON array.
+func JSONArray(b []byte) ([]json.RawMessage, error) {
+	if len(b) == 0 || b[0] != '[' {
+		return nil, errors.New("not a JSON array")
+	}
+	var a []json.RawMessage
+	err := json.Unmarshal(b, &a)
+	return a, err
+}
+
+// JSONUint returns a JSON number that is spelled as an unsigned integer: without a sign,
+// a fraction or an exponent.
+func JSONUint(b []byte) (uint64, error) {
+	n, err := strconv.ParseUint(string(b), 10, 64)
+	if err != nil {
+		return 0, errors.New("JSON value is not an unsigned integer of 64 bits")
+	}
+	return n, nil
 }
 
 // JSONBytes returns what a JSON string has in base64url.
