@@ -484,6 +484,10 @@ func TestHintsAreForTheFlagsOfTheEnd(t *testing.T) {
 	if err := os.WriteFile(otherKey, pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	points := filepath.Join(t.TempDir(), "points.json")
+	if err := os.WriteFile(points, []byte(`{"attestation_evidence": 60}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	results := []string{"--verify", "results", "--verifier-id", string(softtee.ResultsIdentity), "--trust-roots"}
 	for _, c := range []struct {
 		name         string
@@ -501,6 +505,8 @@ func TestHintsAreForTheFlagsOfTheEnd(t *testing.T) {
 		{"undated quote", args(softTEE, []string{"--key-tier", "10m"}), withQuoteAge(t, `"max_quote_age": "1h"`), "its policy", "--epoch-from"},
 		{"the other does not attest early", softTEE, args(verifySoftTEE(), []string{"--mode", "early"}), "--early-form", "--early-form"},
 		{"the other attests later", args(softTEE, []string{"--mode", "post-handshake"}), verifySoftTEE(), "same --mode", "same --mode"},
+		{"two keys", args(softTEE, []string{"--attested-key", "new"}), verifySoftTEE(), "--peer-attested-key", "--peer-attested-key"},
+		{"other code points", args(softTEE, []string{"--code-points", points}), verifySoftTEE(), "--code-points", "--code-points"},
 		{"no EATs are asked for", []string{"--attest", "softtee:eat"}, args(verifySoftTEE(), []string{"--trust-roots", pki("ca.pem")}), "a key for them", "a key for them"},
 	} {
 		p := connect(t, args(identity(), c.serve), c.dial)

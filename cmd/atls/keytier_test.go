@@ -49,6 +49,7 @@ func TestKeyTier(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			p := connect(t, c.serve, c.dial)
 			p.ok(t)
+			p.same(t, true)
 			object := p.c
 			if c.client {
 				object = p.s

@@ -15,6 +15,8 @@ import (
 
 	"github.com/attestedtls/atls/attestext"
 	"github.com/attestedtls/atls/attestext/cmw"
+	"github.com/attestedtls/atls/attestext/cmw/signed"
+	"github.com/attestedtls/atls/attestext/eat"
 	"github.com/attestedtls/atls/tls"
 )
 
@@ -249,7 +251,14 @@ func sent(req *attestext.AttestRequest) string {
 
 // formatOf returns the format that ev says it has, or the one that was asked for.
 func formatOf(ev *attestext.Evidence) attestext.EvidenceFormat {
-	c, err := cmw.Parse(ev.CMW)
+	wrapper := ev.CMW
+	if m, err := signed.Parse(wrapper); err == nil {
+		wrapper = m.Payload
+	}
+	if _, err := eat.OpenBundle(wrapper); err == nil {
+		return eat.BundleFormat
+	}
+	c, err := cmw.Parse(wrapper)
 	if err != nil {
 		return ev.Type.Format
 	}

@@ -58,6 +58,10 @@ func TestSignedWrappers(t *testing.T) {
 			attested(t, p.c)
 		})
 	}
+	after := []string{"--mode", "post-handshake"}
+	later := connect(t, args(serve, after), args([]string{"--verify", "local"}, verify(trusted), after))
+	later.ok(t)
+	later.same(t, true)
 	p := connect(t, serve, args([]string{"--verify", "local"}, verify(pki("trust-roots.pem"))))
 	if p.dialer.status != 3 || p.c["alert_sent"] != 42.0 || !strings.Contains(p.dialer.stdout, "nobody's key is trusted") {
 		t.Errorf("status %d: %s", p.dialer.status, p.dialer.stdout)

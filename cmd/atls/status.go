@@ -179,11 +179,14 @@ func hint(err error) string {
 		return "the peer has not attested: --attest there, and --client-first if it is set here"
 	}
 	if e, ok := errors.AsType[*tls.AttestationError](err); ok {
-		switch e.Stage {
-		case tls.AttestationStageNegotiate:
-			return alertHints[uint8(e.Alert)]
-		case tls.AttestationStageAttest:
+		switch {
+		case e.Stage == tls.AttestationStageAttest && e.Alert == 80: // internal_error
 			return attestHint
+		case e.Stage == tls.AttestationStageNegotiate, e.Stage == tls.AttestationStageAttest,
+			e.Stage == tls.AttestationStageCertificate && e.Alert == 40: // handshake_failure: no evidence in it
+			return alertHints[uint8(e.Alert)]
+		case e.Stage == tls.AttestationStageCertificate:
+			return ""
 		}
 	}
 	if e, ok := errors.AsType[*hintedError](err); ok {
@@ -215,11 +218,12 @@ func hint(err error) string {
 
 var alertHints = map[uint8]string{
 	10:  "--mode, --carriage and --client-first must fit together on the two ends",
+	40:  "the two ends have nothing in common, or differ in --code-points",
 	42:  "its own error says why; --ca, --trust-roots, --binding and --code-points must fit together on the two ends",
 	48:  "the peer does not trust this side's certificate authority: see its --ca or --client-ca",
 	49:  "its policy refuses what this side runs",
 	80:  "the peer could not make or appraise evidence; its own error says why",
-	109: "one end requires evidence that the other does not offer: it needs --attest, and the same --mode and --code-points on both ends",
+	109: "one end requires evidence that the other does not offer: it needs --attest, and the same --mode and --code-points on both ends; --attested-key needs --peer-attested-key on the other end",
 	116: "the peer wants a client certificate, --cert and --key, or has the client attest first: --attest and --client-first",
 	224: "the two ends have no --evidence-type and --credential in common; EATs are asked for where --trust-roots has a key for them, and results by --verify results",
 	225: "it holds no valid result of a verifier that this side trusts: see its --attest results, and --verifier-id here; with --mode early, the one end requires what the other does not offer: --attest there, and the same --mode and --early-form",
