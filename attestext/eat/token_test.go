@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/attestedtls/atls/attestext"
+	"github.com/attestedtls/atls/attestext/internal/strict"
 	"github.com/attestedtls/atls/internal/fuzzbound"
 )
 
@@ -419,6 +420,18 @@ func TestTokenKeysInPEM(t *testing.T) {
 	}
 }
 
+// canBeWritten reports whether the encoder takes what the token has as it came.
+func canBeWritten(t *Token) bool {
+	raw := [][]byte{t.Measurements, t.Submods}
+	for _, c := range t.Other {
+		raw = append(raw, c.Value)
+	}
+	return !slices.ContainsFunc(raw, func(b []byte) bool {
+		_, err := strict.Marshal(strict.Raw(b))
+		return err != nil
+	})
+}
+
 func FuzzToken(f *testing.F) {
 	f.Add(append(bytes.Clone(cwtTag), sign1(f, tokenHeader, "a0", unhex(f, tokenClaims))...))
 	f.Add(sign1(f, eddsa, "a0", unhex(f, "a2"+tokenNonce+"19 0109 44 2a030405")))
@@ -440,8 +453,9 @@ func FuzzToken(f *testing.F) {
 			t.Fatal("what is verified is not what was parsed")
 		}
 		// Whatever is read can be signed again, if there is room for tags and a signature,
-		// and says the same.
-		if len(b) > MaxTokenSize-128 {
+		// and says the same. What is under a tag, which nobody reads, the encoder looks at
+		// and the parser does not.
+		if len(b) > MaxTokenSize-128 || !canBeWritten(token) {
 			return
 		}
 		again, err := SignToken(nil, testKAK, token)
