@@ -472,3 +472,30 @@ func FuzzToken(f *testing.F) {
 		}
 	})
 }
+
+func BenchmarkToken(b *testing.B) {
+	for name, t := range map[string]*Token{"CWT": knownToken(b), "JWT": asJWT(knownToken(b))} {
+		raw, err := SignToken(nil, testKAK, t)
+		if err != nil {
+			b.Fatal(err)
+		}
+		token, err := ParseToken(raw)
+		if err != nil {
+			b.Fatal(err)
+		}
+		opts := &TokenOptions{Keys: []TokenKey{{Key: testKAK.Public()}}, Now: tokenTime}
+		for what, f := range map[string]func() error{
+			"parse":  func() error { _, err := ParseToken(raw); return err },
+			"verify": func() error { _, err := VerifyToken(token, opts); return err },
+		} {
+			b.Run(name+"/"+what, func(b *testing.B) {
+				b.ReportAllocs()
+				for b.Loop() {
+					if err := f(); err != nil {
+						b.Fatal(err)
+					}
+				}
+			})
+		}
+	}
+}
