@@ -194,7 +194,7 @@ func parseOptional(fs *flag.FlagSet, args []string, n int, usage string) ([]stri
 		before := args
 		if err := fs.Parse(args); err != nil {
 			if errors.Is(err, flag.ErrHelp) {
-				return nil, &usageError{err: errors.New("help for " + fs.Name() + " follows"), show: usage}
+				return nil, &helpError{usage}
 			}
 			return nil, usagef(helpHint(fs), "%w", err)
 		}

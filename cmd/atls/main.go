@@ -114,8 +114,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	return env.fail(cmd.run(ctx, env, args))
 }
 
-// help prints the usage, of a command if one is named. Nothing was done, so the
-// status is that of a usage error.
+// help prints the usage, of a command if one is named.
 func help(env *environment, args []string) int {
 	text := usage
 	if len(args) > 0 {
@@ -125,6 +124,5 @@ func help(env *environment, args []string) int {
 		}
 		text = cmd.usage
 	}
-	fmt.Fprint(env.stderr, text)
-	return statusUsage
+	return env.fail(&helpError{text})
 }

@@ -364,15 +364,29 @@ func checkMistakes(t *testing.T, mistakes []mistake) {
 	}
 }
 
+// TestHelpIsWhatWasAskedFor: on standard output, for a pager, and no error.
+func TestHelpIsWhatWasAskedFor(t *testing.T) {
+	for _, c := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"help"}, usage},
+		{[]string{"--help"}, usage},
+		{[]string{"help", "serve"}, serveUsage},
+		{[]string{"serve", "-h"}, serveUsage},
+		{[]string{"inspect", "--help"}, inspectUsage},
+	} {
+		if e := atls(t, "", c.args...); e.status != 0 || e.stdout != c.want || e.stderr != "" {
+			t.Errorf("atls %q: status %d; standard output %q, standard error %q", c.args, e.status, e.stdout, e.stderr)
+		}
+	}
+}
+
 func TestMistakesOnTheCommandLine(t *testing.T) {
 	id := identity()
 	checkMistakes(t, []mistake{
 		{nil, 1, "Usage:"},
-		{[]string{"help"}, 1, "Usage:"},
-		{[]string{"--help"}, 1, "Usage:"},
-		{[]string{"help", "serve"}, 1, "atls serve"},
 		{[]string{"help", "nothing"}, 1, "nothing"},
-		{[]string{"serve", "-h"}, 1, "atls serve"},
 		{[]string{"nothing"}, 1, "unknown command"},
 		{[]string{"compare", "--modes", "nonsense"}, 1, "it can have plain, "},
 		{[]string{"compare", "--rtt", "nonsense"}, 1, "--rtt"},

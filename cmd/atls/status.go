@@ -32,8 +32,6 @@ const (
 type usageError struct {
 	err  error
 	hint string
-	// show is the usage to print, if any.
-	show string
 }
 
 func (e *usageError) Error() string { return e.err.Error() }
@@ -43,6 +41,11 @@ func (e *usageError) Unwrap() error { return e.err }
 func usagef(hint, format string, args ...any) error {
 	return &usageError{err: fmt.Errorf(format, args...), hint: hint}
 }
+
+// A helpError ends a command that was only asked for its usage.
+type helpError struct{ usage string }
+
+func (e *helpError) Error() string { return "help was asked for" }
 
 // A malformedError is a file that can be read and not understood.
 type malformedError struct{ err error }
@@ -129,16 +132,18 @@ func isNetwork(err error) bool {
 		errors.Is(err, context.Canceled)
 }
 
-// fail prints err with a hint, unless it is nil, and returns its exit status.
+// fail prints err with a hint, unless it is nil, and returns its exit status. Usage that
+// was asked for is no failure.
 func (env *environment) fail(err error) int {
+	if e, ok := errors.AsType[*helpError](err); ok {
+		fmt.Fprint(env.stdout, e.usage)
+		return statusOK
+	}
 	status := exitStatus(err)
 	if err == nil || errors.As(err, new(*reportedError)) {
 		return status
 	}
 	env.printError(err)
-	if e, ok := errors.AsType[*usageError](err); ok && e.show != "" {
-		fmt.Fprint(env.stderr, "\n", e.show)
-	}
 	return status
 }
 
