@@ -160,14 +160,7 @@ func signed(micros float64) string {
 
 // times has the time to the first application byte of each mode and round-trip time.
 func (run *Run) times() table {
-	t := table{Head: []string{"mode"}}
-	var groups []*Group
-	for _, g := range run.groups(ByRTT) {
-		if len(run.Rounds[g.Name]) > 0 {
-			groups = append(groups, g)
-			t.Head = append(t.Head, "RTT "+span(g.Cells[0].RTT))
-		}
-	}
+	t, groups := run.columns("mode", ByRTT, func(g *Group) string { return "RTT " + span(g.Cells[0].RTT) })
 	if len(groups) == 0 {
 		return t
 	}
@@ -444,14 +437,7 @@ func (run *Run) mitigated() table {
 
 // adviceTable answers each need, with a column for each group.
 func (run *Run) adviceTable(f Factor, name func(*Group) string) table {
-	t := table{Head: []string{"what I want"}}
-	var groups []*Group
-	for _, g := range run.groups(f) {
-		if len(run.Rounds[g.Name]) > 0 {
-			groups = append(groups, g)
-			t.Head = append(t.Head, name(g))
-		}
-	}
+	t, groups := run.columns("what I want", f, name)
 	if len(groups) == 0 || run.Attacks == nil {
 		return table{}
 	}

@@ -21,9 +21,10 @@ func (t table) markdown() string {
 	return b.String()
 }
 
-// extras has what each mode costs more than its reference, at each round-trip time.
-func (run *Run) extras(f Factor, head func(*Group) string) table {
-	t := table{Head: []string{"mode"}}
+// columns returns a table without rows, with a column for each group that was measured,
+// and these groups.
+func (run *Run) columns(first string, f Factor, head func(*Group) string) (table, []*Group) {
+	t := table{Head: []string{first}}
 	var groups []*Group
 	for _, g := range run.groups(f) {
 		if len(run.Rounds[g.Name]) > 0 {
@@ -31,6 +32,12 @@ func (run *Run) extras(f Factor, head func(*Group) string) table {
 			t.Head = append(t.Head, head(g))
 		}
 	}
+	return t, groups
+}
+
+// extras has what each mode costs more than its reference, at each round-trip time.
+func (run *Run) extras(f Factor, head func(*Group) string) table {
+	t, groups := run.columns("mode", f, head)
 	for _, m := range Modes {
 		if !m.attests || len(groups) == 0 || groups[0].index(m.Name) < 0 {
 			continue
