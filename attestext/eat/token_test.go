@@ -263,6 +263,35 @@ func TestMalformedTokenIsRefused(t *testing.T) {
 	}
 }
 
+// A signedToken is a token, in either form, and what becomes of it where keys are trusted.
+type signedToken struct {
+	name  string
+	token []byte
+	keys  []TokenKey
+	class error // nil where it is accepted
+	say   string
+}
+
+func checkSigned(t *testing.T, tokens []signedToken) {
+	t.Helper()
+	for _, tt := range tokens {
+		token, err := ParseToken(tt.token)
+		if err != nil {
+			t.Fatalf("%s: %v", tt.name, err)
+		}
+		v, err := VerifyToken(token, &TokenOptions{Keys: tt.keys, Now: tokenTime})
+		if tt.class == nil {
+			if err != nil || v.Signer() == [32]byte{} {
+				t.Errorf("%s: %v", tt.name, err)
+			}
+			continue
+		}
+		if v != nil || attestext.Class(err) != tt.class || !strings.Contains(err.Error(), tt.say) {
+			t.Errorf("%s: %v", tt.name, err)
+		}
+	}
+}
+
 func TestTokenOfAnotherSignerIsRefused(t *testing.T) {
 	good := sign1(t, tokenHeader, "a0", unhex(t, tokenClaims))
 	flipped := bytes.Clone(good)
@@ -272,13 +301,7 @@ func TestTokenOfAnotherSignerIsRefused(t *testing.T) {
 	other := ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize)).Public()
 	p256 := point(t, elliptic.P256(), p256X, p256Y)
 	key := testKey()
-	for _, tt := range []struct {
-		name  string
-		token []byte
-		keys  []TokenKey
-		class error // nil where it is accepted
-		say   string
-	}{
+	checkSigned(t, []signedToken{
 		{"good", good, []TokenKey{key}, nil, ""},
 		{"key by any name", good, []TokenKey{{Key: key.Key}}, nil, ""},
 		{"no name, key by any", nameless, []TokenKey{{Key: key.Key}}, nil, ""},
@@ -295,22 +318,7 @@ func TestTokenOfAnotherSignerIsRefused(t *testing.T) {
 		{"HMAC with a public key", sign1(t, "a2 01 05 04 42 6b31", "a0", unhex(t, tokenClaims)), []TokenKey{key}, attestext.ErrSignature, "algorithm 5 is not"},
 		{"key of that algorithm", es256, []TokenKey{{key.ID, p256}}, attestext.ErrSignature, "no trusted key made the signature"},
 		{"unusable key", good, []TokenKey{{Key: ed25519.PublicKey(nil)}, {Key: (*ecdsa.PublicKey)(nil)}, {}}, attestext.ErrSignature, "is not that of a trusted key"},
-	} {
-		token, err := ParseToken(tt.token)
-		if err != nil {
-			t.Fatalf("%s: %v", tt.name, err)
-		}
-		v, err := VerifyToken(token, &TokenOptions{Keys: tt.keys, Now: tokenTime})
-		if tt.class == nil {
-			if err != nil || v.Signer() == [32]byte{} {
-				t.Errorf("%s: %v", tt.name, err)
-			}
-			continue
-		}
-		if v != nil || attestext.Class(err) != tt.class || !strings.Contains(err.Error(), tt.say) {
-			t.Errorf("%s: %v", tt.name, err)
-		}
-	}
+	})
 	if _, err := VerifyToken(&Token{}, &TokenOptions{Keys: []TokenKey{key}}); !errors.Is(err, attestext.ErrMalformed) {
 		t.Errorf("not parsed: %v", err)
 	}

@@ -3,7 +3,6 @@ package policy
 import (
 	"bytes"
 	"crypto/sha256"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -159,21 +158,7 @@ func TestEATReasonsMakeAVector(t *testing.T) {
 }
 
 func TestEATPolicyIsReadStrictly(t *testing.T) {
-	p, err := Parse([]byte(eatPolicy))
-	if err != nil {
-		t.Fatal(err)
-	}
-	b, err := json.Marshal(p)
-	if err != nil {
-		t.Fatal(err)
-	}
-	again, err := Parse(b)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if c, _ := json.Marshal(again); !bytes.Equal(b, c) {
-		t.Errorf("%s and then %s", b, c)
-	}
+	checkWrittenAgain(t, eatPolicy)
 	// What a schema cannot say; what it can is in TestSchemaAcceptsWhatParseDoes.
 	for _, bad := range []string{
 		`{"eat": {"ueids": ["01` + hexOf("00", 16) + `"]}}`, `{"eat": {"deny_ueids": ["00` + hexOf("00", 16) + `"]}}`,

@@ -129,8 +129,10 @@ func TestTPMClaimsAreCompared(t *testing.T) {
 	}
 }
 
-func TestTPMPolicyIsReadStrictly(t *testing.T) {
-	p, err := Parse([]byte(tpmPolicy))
+// checkWrittenAgain checks that a policy is written as it was read.
+func checkWrittenAgain(t *testing.T, text string) {
+	t.Helper()
+	p, err := Parse([]byte(text))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -145,6 +147,10 @@ func TestTPMPolicyIsReadStrictly(t *testing.T) {
 	if c, _ := json.Marshal(again); !bytes.Equal(b, c) {
 		t.Errorf("%s and then %s", b, c)
 	}
+}
+
+func TestTPMPolicyIsReadStrictly(t *testing.T) {
+	checkWrittenAgain(t, tpmPolicy)
 	value := `"` + hexOf("01", 32) + `"`
 	for _, bad := range []string{
 		`{"tpm": null}`, `{"tpm": {"pcrs": {}}}`, `{"tpm": {"pcrs": {"sha256": {}}}}`, `{"tpm": {"pcrs": {"sha256": {"0": []}}}}`,
