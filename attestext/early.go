@@ -220,6 +220,20 @@ func ParseFormats(data []byte) ([]EvidenceFormat, error) {
 	return formats, nil
 }
 
+// ParseEarly03Hello is ParseFormats for who reads drafts in one shape: evidence of each type
+// comes beside a certificate, and there is no nonce.
+func ParseEarly03Hello(data []byte) (*EvidenceHello, error) {
+	formats, err := ParseFormats(data)
+	if err != nil {
+		return nil, err
+	}
+	h := new(EvidenceHello)
+	for _, f := range formats {
+		h.Types = append(h.Types, EvidenceType{Kind: CertAttestation, Format: f})
+	}
+	return h, nil
+}
+
 // MarshalFormat returns the body of the same extensions in EncryptedExtensions:
 //
 //	EvidenceType selected_evidence_type;
@@ -242,6 +256,15 @@ func ParseFormat(data []byte) (EvidenceFormat, error) {
 		return EvidenceFormat{}, err
 	}
 	return f, nil
+}
+
+// ParseEarly03Selection is to ParseFormat what ParseEarly03Hello is to ParseFormats.
+func ParseEarly03Selection(data []byte) (*EvidenceSelection, error) {
+	f, err := ParseFormat(data)
+	if err != nil {
+		return nil, err
+	}
+	return &EvidenceSelection{Type: EvidenceType{Kind: CertAttestation, Format: f}}, nil
 }
 
 // SchemesString names schemes for an error, no more than eight of them: they may be a

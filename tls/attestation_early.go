@@ -357,15 +357,7 @@ func (a *AttestationConfig) parseEvidenceHello(data []byte, request bool) (*atte
 	case a.Form == FormTLSAttest:
 		return attestext.ParseEvidenceProposalHello(data)
 	}
-	formats, err := attestext.ParseFormats(data)
-	if err != nil {
-		return nil, err
-	}
-	h := new(attestext.EvidenceHello)
-	for _, f := range formats {
-		h.Types = append(h.Types, attestext.EvidenceType{Kind: attestext.CertAttestation, Format: f})
-	}
-	return h, nil
+	return attestext.ParseEarly03Hello(data)
 }
 
 func (a *AttestationConfig) evidenceSelection(t attestext.EvidenceType, nonce []byte) ([]byte, error) {
@@ -382,9 +374,5 @@ func (a *AttestationConfig) parseEvidenceSelection(data []byte, request bool) (*
 	case a.Form == FormTLSAttest:
 		return attestext.ParseEvidenceProposalSelection(data)
 	}
-	f, err := attestext.ParseFormat(data)
-	if err != nil {
-		return nil, err
-	}
-	return &attestext.EvidenceSelection{Type: attestext.EvidenceType{Kind: attestext.CertAttestation, Format: f}}, nil
+	return attestext.ParseEarly03Selection(data)
 }

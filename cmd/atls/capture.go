@@ -259,31 +259,11 @@ func (h *handshake) evidenceIn(extensions map[uint16][]byte) ([]byte, error) {
 func (h *handshake) parsers(role attestext.Role) (hello func([]byte) (*attestext.EvidenceHello, error), selection func([]byte) (*attestext.EvidenceSelection, error)) {
 	switch {
 	case h.capture.Form == capture.FormEarly03:
-		return parseHello03, parseSelection03
+		return attestext.ParseEarly03Hello, attestext.ParseEarly03Selection
 	case role == attestext.RoleClient:
 		return attestext.ParseEvidenceProposalHello, attestext.ParseEvidenceProposalSelection
 	}
 	return attestext.ParseEvidenceRequestHello, attestext.ParseEvidenceRequestSelection
-}
-
-func parseHello03(b []byte) (*attestext.EvidenceHello, error) {
-	formats, err := attestext.ParseFormats(b)
-	if err != nil {
-		return nil, err
-	}
-	h := new(attestext.EvidenceHello)
-	for _, f := range formats {
-		h.Types = append(h.Types, attestext.EvidenceType{Kind: attestext.CertAttestation, Format: f})
-	}
-	return h, nil
-}
-
-func parseSelection03(b []byte) (*attestext.EvidenceSelection, error) {
-	f, err := attestext.ParseFormat(b)
-	if err != nil {
-		return nil, err
-	}
-	return &attestext.EvidenceSelection{Type: attestext.EvidenceType{Kind: attestext.CertAttestation, Format: f}}, nil
 }
 
 // chosen fills in what remoteAttestation says of the direction of c.
