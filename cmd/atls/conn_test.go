@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	stdtls "crypto/tls"
 	"crypto/x509"
@@ -446,12 +447,7 @@ func TestPageSaysWhatWasNotProven(t *testing.T) {
 
 func TestPageSaysWhatWasFound(t *testing.T) {
 	r := serve(t, append(identity(), "--http", "--once")...)
-	roots := x509.NewCertPool()
-	b, err := os.ReadFile(pki("ca.pem"))
-	if err != nil || !roots.AppendCertsFromPEM(b) {
-		t.Fatal("no roots")
-	}
-	client := &http.Client{Timeout: testTimeout, Transport: &http.Transport{TLSClientConfig: &stdtls.Config{RootCAs: roots}}}
+	client := &http.Client{Timeout: testTimeout, Transport: &http.Transport{TLSClientConfig: &stdtls.Config{RootCAs: roots(t)}}}
 	resp, err := client.Get("https://" + r.addr + "/")
 	if err != nil {
 		t.Fatal(err)
@@ -464,6 +460,28 @@ func TestPageSaysWhatWasFound(t *testing.T) {
 	client.CloseIdleConnections()
 	if e := r.end(); e.status != 0 {
 		t.Error(e.stderr)
+	}
+}
+
+// A page arrives whole where the client has sent more than the server reads.
+func TestPageArrivesWhole(t *testing.T) {
+	r := serve(t, append(identity(), "--http", "--once")...)
+	conn, err := stdtls.Dial("tcp", r.addr, &stdtls.Config{RootCAs: roots(t), ServerName: "localhost"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	more := strings.Repeat("x", 2*maxRequest)
+	if _, err := fmt.Fprintf(conn, "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s", len(more), more); err != nil {
+		t.Fatal(err)
+	}
+	r.end() // nothing is read before the server has closed
+	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if body, err := io.ReadAll(resp.Body); err != nil || !bytes.Contains(body, []byte("was not asked to attest")) {
+		t.Errorf("%v: %q", err, body)
 	}
 }
 

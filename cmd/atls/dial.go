@@ -145,7 +145,7 @@ func (s *session) converse(stdin io.Reader, reply io.Writer) error {
 	select {
 	case err := <-sent:
 		// The peer closed first: what could not be sent is not an error of its own.
-		if errors.Is(err, net.ErrClosed) {
+		if op := new(net.OpError); errors.As(err, &op) {
 			return nil
 		}
 		return err

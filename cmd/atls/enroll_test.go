@@ -345,11 +345,7 @@ func TestEnrollmentRefused(t *testing.T) {
 func TestEnrollmentOfAKeyThatIsNotInTheEvidence(t *testing.T) {
 	a := newAuthority(t)
 	ca := start(t, "ca", a.args...)
-	roots, err := readCertPool("ca", pki("ca.pem"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	conn, err := tls.Dial("tcp", ca.addr, &tls.Config{RootCAs: roots, ServerName: "localhost", Attestation: &tls.AttestationConfig{
+	conn, err := tls.Dial("tcp", ca.addr, &tls.Config{RootCAs: roots(t), ServerName: "localhost", Attestation: &tls.AttestationConfig{
 		Attester: softtee.NewTDX(nil).Attester(), AttestedKey: newKey(t),
 		AllowAttestationOnly: true, Credentials: []attestext.CredentialKind{attestext.AttestationOnly},
 	}})

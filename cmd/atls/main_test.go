@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/x509"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -241,6 +242,16 @@ type running struct {
 	said    func() string // standard output until now
 	stop    context.CancelFunc
 	end     func() exited
+}
+
+// roots is the authority of the certificates in pki.
+func roots(t testing.TB) *x509.CertPool {
+	t.Helper()
+	pool, err := readCertPool("ca", pki("ca.pem"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pool
 }
 
 // serve starts atls serve --json with args on a free port.

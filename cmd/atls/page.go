@@ -48,5 +48,12 @@ func (s *session) servePage(f *connFlags) error {
 		ContentLength: int64(body.Len()),
 		Body:          io.NopCloser(&body),
 	}
-	return resp.Write(s.conn)
+	if err := resp.Write(s.conn); err != nil {
+		return err
+	}
+	if err := s.conn.CloseWrite(); err != nil {
+		return err
+	}
+	s.linger() // for what came after the request
+	return nil
 }

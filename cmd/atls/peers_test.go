@@ -5,10 +5,8 @@ import (
 	"bytes"
 	"context"
 	stdtls "crypto/tls"
-	"crypto/x509"
 	"fmt"
 	"io"
-	"os"
 	"os/exec"
 	"strings"
 	"testing"
@@ -36,16 +34,10 @@ func serving() []struct {
 }
 
 func TestStockClients(t *testing.T) {
-	ca, err := os.ReadFile(pki("ca.pem"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	roots := x509.NewCertPool()
-	roots.AppendCertsFromPEM(ca)
 	for _, c := range serving() {
 		t.Run(c.name, func(t *testing.T) {
 			r := serve(t, args(identity(), []string{"--once"}, c.args)...)
-			conn, err := stdtls.Dial("tcp", r.addr, &stdtls.Config{RootCAs: roots, ServerName: "localhost"})
+			conn, err := stdtls.Dial("tcp", r.addr, &stdtls.Config{RootCAs: roots(t), ServerName: "localhost"})
 			if err == nil {
 				conn.SetDeadline(time.Now().Add(testTimeout))
 				io.WriteString(conn, "hello\n")

@@ -5,7 +5,6 @@ import (
 	"bytes"
 	"context"
 	stdtls "crypto/tls"
-	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -216,13 +215,8 @@ func TestProxyTellsWhoIsThere(t *testing.T) {
 
 func TestProxyNegotiatesTheProtocol(t *testing.T) {
 	in := start(t, "proxy", args([]string{"--accept", "tls:127.0.0.1:0", "--forward", "tcp:" + backend(t, shout), "--alpn", "h2", "--alpn", "x"}, identity())...)
-	roots := x509.NewCertPool()
-	pem, err := os.ReadFile(pki("ca.pem"))
-	if err != nil || !roots.AppendCertsFromPEM(pem) {
-		t.Fatal("no roots")
-	}
 	for offered, want := range map[string]string{"x": "x", "h2": "h2", "": "", "y": "refused"} {
-		config := &stdtls.Config{RootCAs: roots, ServerName: "localhost"}
+		config := &stdtls.Config{RootCAs: roots(t), ServerName: "localhost"}
 		if offered != "" {
 			config.NextProtos = []string{offered}
 		}

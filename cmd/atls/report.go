@@ -121,9 +121,8 @@ func (s *session) Read(b []byte) (int, error) {
 }
 
 const (
-	// lingerTime and lingerBytes bound how long a connection that ends with an
-	// alert of ours is read from: to close it with bytes unread would have TCP
-	// reset it, and the peer might never read the alert.
+	// lingerTime and lingerBytes bound how long a connection is read from after we
+	// have said our last.
 	lingerTime  = time.Second
 	lingerBytes = 1 << 20
 )
@@ -134,13 +133,20 @@ func (s *session) close(err error) {
 		s.conn.Close()
 		return
 	}
+	s.linger()
+	s.raw.Close()
+}
+
+// linger waits until the peer has read the last that we said, an alert or a page. To
+// close with bytes unread would have TCP reset the connection, and the peer might
+// never read it.
+func (s *session) linger() {
 	if half, ok := s.raw.Conn.(interface{ CloseWrite() error }); ok {
 		if half.CloseWrite() == nil {
 			s.raw.SetReadDeadline(time.Now().Add(lingerTime))
 			io.Copy(io.Discard, io.LimitReader(s.raw.Conn, lingerBytes))
 		}
 	}
-	s.raw.Close()
 }
 
 // report says how the connection went. It is called when nobody reads any more.
