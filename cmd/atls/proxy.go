@@ -371,12 +371,13 @@ func (p *proxy) run(ctx context.Context, metricsAddr string) error {
 			continue
 		case err = <-failed:
 		case <-ctx.Done():
-			p.draining.Store(true)
 			l.Close()
 			<-failed
 		}
 		break
 	}
+	l.Close()
+	p.draining.Store(true) // only now that nobody can come any more
 	p.log.Info("draining", "connections", p.metrics.open.Load(), "for", p.drain.String())
 	timer := time.AfterFunc(p.drain, cut)
 	defer timer.Stop()
