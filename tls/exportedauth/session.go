@@ -22,6 +22,7 @@ import (
 	"crypto"
 	"crypto/hmac"
 	"crypto/rand"
+	"crypto/rsa"
 	"crypto/sha256"
 	"crypto/x509"
 	"errors"
@@ -321,6 +322,18 @@ func parseChain(ders [][]byte) ([]*x509.Certificate, error) {
 	return chain, nil
 }
 
+// checkKeySizes refuses a peer's certificates with RSA keys that take too long to verify
+// with, as crypto/tls does. crypto/x509 bounds none, and checks signatures by
+// intermediates that anybody has made up before it finds that no root vouches for them.
+func checkKeySizes(chain []*x509.Certificate) error {
+	for i, c := range chain {
+		if pub, ok := c.PublicKey.(*rsa.PublicKey); ok && pub.N.BitLen() > maxRSABits {
+			return fmt.Errorf("certificate %d has an RSA key of %d bits, at most %d are verified with", i+1, pub.N.BitLen(), maxRSABits)
+		}
+	}
+	return nil
+}
+
 // A choice is an identity that answers a request.
 type choice struct {
 	*Identity
@@ -519,6 +532,9 @@ func (s *Session) validate(r *Request, authenticator []byte, verifyChain func(ch
 		ders[i] = e.certificate
 	}
 	chain, err := parseChain(ders)
+	if err == nil {
+		err = checkKeySizes(chain)
+	}
 	if err != nil {
 		return nil, &Error{ErrBadCertificate, op, err}
 	}

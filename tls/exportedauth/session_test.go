@@ -418,6 +418,15 @@ func resigned(t *testing.T, server *Session, r *Request, id Identity, redo int, 
 	return slices.Concat(m.certificate.raw, m.verify.raw, finished)
 }
 
+// largeRSA returns a certificate for an RSA key of so many bits, to which nobody has the
+// private part.
+func largeRSA(t *testing.T, bits uint) []byte {
+	t.Helper()
+	pub := &rsa.PublicKey{N: new(big.Int).SetBit(new(big.Int).Lsh(big.NewInt(1), bits-1), 0, 1), E: 65537}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "large"}, IsCA: true, BasicConstraintsValid: true}
+	return must(x509.CreateCertificate(rand.Reader, template, template, pub, pki().ids["server"].Key))
+}
+
 func TestAuthenticatorIsRefused(t *testing.T) {
 	id := pki().ids["server"]
 	cmw := Extension{ExtensionCMWAttestation, []byte{0, 1, 'x'}}
@@ -444,6 +453,8 @@ func TestAuthenticatorIsRefused(t *testing.T) {
 			m.certificate.entries = slices.Repeat(m.certificate.entries[:1], maxEntries+1)
 		}, ErrDecode, 50},
 		{"garbage for a certificate", nil, all, func(m *authenticatorMsg) { m.certificate.entries[0].certificate = []byte("x") }, ErrBadCertificate, 42},
+		{"RSA key of an intermediate that is too large", nil, all, func(m *authenticatorMsg) { m.certificate.entries[1].certificate = largeRSA(t, 8193) }, ErrBadCertificate, 42},
+		{"RSA key of an intermediate that is as large as can be", nil, all, func(m *authenticatorMsg) { m.certificate.entries[1].certificate = largeRSA(t, 8192) }, nil, 0},
 		{"scheme that was not asked for", &RequestOptions{SignatureAlgorithms: []SignatureScheme{ECDSAWithP256AndSHA256}}, nothing,
 			func(m *authenticatorMsg) { m.verify.algorithm = Ed25519 }, ErrIllegalParameter, 47},
 		{"scheme of another kind of key", nil, nothing, func(m *authenticatorMsg) { m.verify.algorithm = Ed25519 }, ErrIllegalParameter, 47},
