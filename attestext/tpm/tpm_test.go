@@ -505,6 +505,7 @@ func TestCertifiedKeyIsTrusted(t *testing.T) {
 		key    crypto.PublicKey
 		roots  []*x509.Certificate
 		noLeaf bool
+		large  uint   // bits of the RSA key of an authority that comes as well
 		says   string // nothing: accepted
 	}{
 		{name: "honest"},
@@ -530,6 +531,8 @@ func TestCertifiedKeyIsTrusted(t *testing.T) {
 			c.ExtraExtensions = append(c.ExtraExtensions, pkix.Extension{Id: asn1.ObjectIdentifier{1, 2, 3}, Critical: true, Value: []byte{5, 0}})
 		}, says: "critical"},
 		{name: "other root", roots: []*x509.Certificate{issue(t, caTemplate("root"), nil, key("other root").Public(), key("other root"))}, says: "unknown authority"},
+		{name: "as large an RSA key as can be", large: 8192},
+		{name: "too large an RSA key", large: 8193, says: "RSA key of 8193 bits"},
 		{name: "no certificate", noLeaf: true, says: "has no certificate"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -557,6 +560,10 @@ func TestCertifiedKeyIsTrusted(t *testing.T) {
 			q := honest()
 			if !c.noLeaf {
 				q.chain = [][]byte{l.Raw, m.Raw}
+			}
+			if c.large != 0 {
+				pub := &rsa.PublicKey{N: new(big.Int).SetBit(new(big.Int).Lsh(big.NewInt(1), c.large-1), 0, 1), E: 65537}
+				q.chain = append(q.chain, issue(t, caTemplate("large"), nil, pub, key("other")).Raw)
 			}
 			v, err := verify(t, q, trust, collateral(t, list(t, root, "root"), list(t, m, "middle")))
 			if c.says != "" {

@@ -2,6 +2,7 @@ package tpm
 
 import (
 	"bytes"
+	"crypto/rsa"
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/asn1"
@@ -109,6 +110,10 @@ var (
 	oidSAN            = asn1.ObjectIdentifier{2, 5, 29, 17}
 )
 
+// maxAuthorityRSABits bounds the keys of the authorities that a peer sends, as crypto/tls
+// does: to verify with a key of a million bits takes a minute.
+const maxAuthorityRSABits = 8192
+
 // chainOptions say what a chain of certificates is verified against.
 type chainOptions struct {
 	roots          *x509.CertPool
@@ -139,6 +144,11 @@ func verifyChain(chain []*x509.Certificate, o *chainOptions) (checked bool, err 
 	}
 	intermediates := x509.NewCertPool()
 	for _, c := range chain[1:] {
+		// crypto/x509 bounds no key, and verifies by intermediates before it knows that
+		// anybody vouches for them.
+		if pub, ok := c.PublicKey.(*rsa.PublicKey); ok && pub.N.BitLen() > maxAuthorityRSABits {
+			return false, fmt.Errorf("an authority has an RSA key of %d bits, at most %d are verified with", pub.N.BitLen(), maxAuthorityRSABits)
+		}
 		intermediates.AddCert(c)
 	}
 	// crypto/x509 does not know the usage, so that it is checked here, and below for
