@@ -183,16 +183,12 @@ var (
 	mustParse       = Must{"Peers which receive a message which cannot be parsed according to the syntax MUST terminate the connection with a \"decode_error\" alert", "RFC 8446, 6"}
 	mustAsked       = Must{"Implementations MUST NOT send extension responses if the remote endpoint did not send the corresponding extension requests", "RFC 8446, 4.2"}
 	mustOnce        = Must{"There MUST NOT be more than one extension of the same type in a given extension block", "RFC 8446, 4.2"}
-	mustPlace       = Must{"If an implementation receives an extension which it recognizes and which is not specified for the message in which it appears, it MUST abort the handshake with an \"illegal_parameter\" alert", "RFC 8446, 4.2"}
 
-	mustBinder      = Must{"channel_binder must be computed by both peers", "draft-fossati-tls-attestation-08, 6.2.1"}
 	mustInclusion   = Must{"the relying party must verify its correct inclusion in the evidence it received during the handshake", "draft-fossati-tls-attestation-08, 6.2.1"}
 	mustKey         = Must{"The attestation payload must contain assertions relating to the client's TLS Identity Key", "draft-fossati-tls-attestation-08, 4"}
 	mustWrapper     = Must{"a payload that is encoded based on the wrapper", "draft-fossati-tls-attestation-08, 4"}
-	mustOnly        = Must{"the Certificate payload is used as a container for attestation evidence", "draft-fossati-tls-attestation-08, 6.1"}
 	mustNonce       = Must{"opaque nonce<8..2^8-1>", "draft-fossati-tls-attestation-08, 6"}
 	mustTypes       = Must{"EvidenceType supported_evidence_types<1..2^8-1>", "draft-fossati-tls-attestation-08, 6"}
-	mustEntry       = Must{"the attestation evidence will be carried in the CertificateEntry extension", "draft-fossati-tls-attestation-08, 6.2"}
 	mustSelected    = Must{"The evidence type in the evidence_request extension MUST contain a single value selected from the evidence_request extension in the ClientHello", "draft-fossati-tls-attestation-08, 8.1.2"}
 	mustEncrypted   = Must{"These extensions are used in the ClientHello and the EncryptedExtensions messages", "draft-fossati-tls-attestation-08, 12.1"}
 	mustCertRequest = Must{"The server MUST also send a certificate_request message", "draft-fossati-tls-attestation-08, 8.1.2"}

@@ -267,7 +267,7 @@ func TestNoVersionBelowTLS13WhereAttestationIsRequired(t *testing.T) {
 		t.Errorf("version %x where attestation is only requested", v)
 	}
 
-	client, server = attesting()
+	client, _ = attesting()
 	client.MaxVersion = VersionTLS12
 	if err := Client(nil, client).Handshake(); err == nil {
 		t.Error("a client that requires attestation goes on with MaxVersion TLS 1.2")

@@ -90,10 +90,10 @@ func (a *AttestationConfig) validateForm() error {
 	return nil
 }
 
-// attestFormFail is attestFail for what the form has in common with no other: an alert
-// may have the number that another form gives another meaning.
-func (c *Conn) attestFormFail(stage string, a alert, format string, args ...any) error {
-	return c.attestFail(stage, a, fmt.Errorf("%v: "+format, append([]any{c.config.Attestation.Form}, args...)...))
+// attestFormFail is attestFail, in negotiation, for what the form has in common with no
+// other: an alert may have the number that another form gives another meaning.
+func (c *Conn) attestFormFail(a alert, format string, args ...any) error {
+	return c.attestFail(AttestationStageNegotiate, a, fmt.Errorf("%v: "+format, append([]any{c.config.Attestation.Form}, args...)...))
 }
 
 // earlyNamed has an error about Evidence name the form, where it is remoteAttestation.
@@ -170,13 +170,13 @@ func (hs *serverHandshakeStateTLS13) earlyNegotiate() error {
 	found := helloExtensions(hs.clientHello.original, []uint16{cp.RemoteAttestation})
 	if len(found) == 0 {
 		if a.requires() {
-			return c.attestFormFail(AttestationStageNegotiate, alert(cp.AttestationRequired), "client does not offer to attest, and this server requires it")
+			return c.attestFormFail(alert(cp.AttestationRequired), "client does not offer to attest, and this server requires it")
 		}
 		return nil
 	}
 	offer, err := attestext.ParseEarlyHello(found[0].data)
 	if err != nil {
-		return c.attestFormFail(AttestationStageNegotiate, alertDecodeError, "client's remoteAttestation: %w", err)
+		return c.attestFormFail(alertDecodeError, "client's remoteAttestation: %w", err)
 	}
 	self, peer := &c.attest.self, &c.attest.peer
 	if a.attests() {
@@ -187,11 +187,11 @@ func (hs *serverHandshakeStateTLS13) earlyNegotiate() error {
 	}
 	switch {
 	case !self.negotiated && !peer.negotiated:
-		return c.attestFormFail(AttestationStageNegotiate, alert(cp.UnsupportedAttestationSchemes),
+		return c.attestFormFail(alert(cp.UnsupportedAttestationSchemes),
 			"nothing in common: of the server client wants %s, this server has %v; of itself client offers %s, this server appraises %v",
 			attestext.SchemesString(offer.Server), a.selfMenu(), attestext.SchemesString(offer.Client), a.peerMenu(c.config.ClientAuth))
 	case a.requires() && !peer.negotiated:
-		return c.attestFormFail(AttestationStageNegotiate, alert(cp.AttestationRequired),
+		return c.attestFormFail(alert(cp.AttestationRequired),
 			"client offers %s of itself, and this server requires one of %v", attestext.SchemesString(offer.Client), a.peerMenu(c.config.ClientAuth))
 	}
 	c.attestVerifiesClient()
@@ -215,7 +215,7 @@ func (c *Conn) earlyAnswer(d *attestDirection) ([]attestExtension, error) {
 // the direction that it is about.
 func (c *Conn) earlyChosen(message string, extensions []attestExtension, d *attestDirection) error {
 	fail := func(a alert, format string, args ...any) error {
-		return c.attestFormFail(AttestationStageNegotiate, a, format, args...)
+		return c.attestFormFail(a, format, args...)
 	}
 	cp := c.attestCodePoints()
 	seen := false
@@ -255,7 +255,7 @@ func (hs *clientHandshakeStateTLS13) earlyServerParameters(ee *encryptedExtensio
 		return err
 	}
 	if c.config.Attestation.requires() && !c.attest.peer.negotiated {
-		return c.attestFormFail(AttestationStageNegotiate, alert(c.attestCodePoints().AttestationRequired), "server does not attest, and this client requires it")
+		return c.attestFormFail(alert(c.attestCodePoints().AttestationRequired), "server does not attest, and this client requires it")
 	}
 	c.attestTrace(&c.attest.peer, traceNegotiated, 0, 0, nil)
 	return nil

@@ -15,9 +15,9 @@ import (
 
 // establishedOver runs a handshake over a connection without buffers, on which a Write
 // waits until the peer reads.
-func establishedOver(t *testing.T, client, server *Config) (c, s *Conn, cc, sc net.Conn) {
+func establishedOver(t *testing.T, client, server *Config) (c, s *Conn, sc net.Conn) {
 	t.Helper()
-	cc, sc = net.Pipe()
+	cc, sc := net.Pipe()
 	c, s = Client(cc, client), Server(sc, server)
 	t.Cleanup(func() { cc.Close(); sc.Close() })
 	watch := time.AfterFunc(time.Minute, func() { cc.Close(); sc.Close() })
@@ -30,7 +30,7 @@ func establishedOver(t *testing.T, client, server *Config) (c, s *Conn, cc, sc n
 	if err := <-shaken; err != nil {
 		t.Fatal(err)
 	}
-	return c, s, cc, sc
+	return c, s, sc
 }
 
 // TestUnreadAnswers: a peer that asks and reads no answer gets no further one made, or
@@ -46,13 +46,13 @@ func TestAnswersThatAreNotReadDoNotPileUp(t *testing.T) {
 		}
 		return (&stubTEE{}).honest(req.Challenge)
 	}}
-	c, s, _, _ := establishedOver(t, client, server)
+	c, s, _ := establishedOver(t, client, server)
 	read := make(chan error, 1)
 	go func() { read <- second(s.Read(make([]byte, 1))) }()
 	p := newTalk(t, c)
 	go func() {
 		for range 10 {
-			if p.say(request(t, p, nil)) != nil {
+			if p.say(request(t, p)) != nil {
 				return
 			}
 			select {
@@ -73,7 +73,7 @@ func TestAnswersThatAreNotReadDoNotPileUp(t *testing.T) {
 // gets out, does not escape its round.
 func TestReattestEndsThoughAWriteIsStuck(t *testing.T) {
 	client, server := reattesting()
-	c, _, _, sc := establishedOver(t, client, server)
+	c, _, sc := establishedOver(t, client, server)
 	wrote := make(chan error, 1)
 	go func() { wrote <- second(c.Write(make([]byte, 100<<10))) }()
 	if _, err := sc.Read(make([]byte, 1)); err != nil { // and no more
@@ -102,7 +102,7 @@ func TestReattestEndsThoughAWriteIsStuck(t *testing.T) {
 // Hooks: read-error.
 func TestReadInTheMiddleOfAnAnswerSaysWhyItEnds(t *testing.T) {
 	client, server := reattesting()
-	c, s, _, _ := establishedOver(t, client, server)
+	c, s, _ := establishedOver(t, client, server)
 	p := newTalk(t, s)
 	read := make(chan error, 1)
 	go func() { read <- second(c.Read(make([]byte, 1))) }()

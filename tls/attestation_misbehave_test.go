@@ -57,15 +57,13 @@ func (m rawMessage) marshal() ([]byte, error) { return m, nil }
 func (m rawMessage) unmarshal([]byte) bool    { panic("rawMessage is only sent") }
 
 // server makes a server connection misbehave.
-func (p *misbehavingPeer) server(c *Conn) *Conn {
+func (p *misbehavingPeer) server(c *Conn) {
 	c.handshakeFn = func(ctx context.Context) error { return p.serverHandshake(ctx, c) }
-	return c
 }
 
 // client makes a client connection misbehave.
-func (p *misbehavingPeer) client(c *Conn) *Conn {
+func (p *misbehavingPeer) client(c *Conn) {
 	c.handshakeFn = func(ctx context.Context) error { return p.clientHandshake(ctx, c) }
-	return c
 }
 
 func (p *misbehavingPeer) serverHandshake(ctx context.Context, c *Conn) error {

@@ -739,7 +739,6 @@ type talk struct {
 	conf    *exportedauth.Config
 	session *exportedauth.Session
 	request []byte // the last that was read
-	sent    []byte // the last authenticator
 }
 
 func newTalk(t testing.TB, c *Conn) *talk {
@@ -816,8 +815,7 @@ var badAnswers = []struct {
 		return p.say(bytes.Join(m, nil))
 	}},
 	{"of another connection", exportedauth.ErrDecrypt, alertDecryptError, func(p *talk) error {
-		r, err := p.read()
-		if err != nil {
+		if _, err := p.read(); err != nil {
 			return err
 		}
 		other, err := exportedauth.NewSession(attestext.RoleServer, cipherSuiteTLS13ByID(p.cipherSuite).hash, func(_ string, _ []byte, n int) ([]byte, error) {
@@ -826,7 +824,8 @@ var badAnswers = []struct {
 		if err != nil {
 			return err
 		}
-		if r, err = other.ReadRequest(p.request); err != nil {
+		r, err := other.ReadRequest(p.request)
+		if err != nil {
 			return err
 		}
 		b, err := other.Attest(context.Background(), r, p.conf)
@@ -1095,13 +1094,13 @@ var badRequests = []struct {
 	say       func(t testing.TB, p *talk) error
 }{
 	{"an honest one", true, nil, 0, func(t testing.TB, p *talk) error {
-		return p.say(request(t, p, nil))
+		return p.say(request(t, p))
 	}},
 	{"without signature_algorithms", true, exportedauth.ErrMissingExtension, alertMissingExtension, func(t testing.TB, p *talk) error {
 		return p.say([]byte{typeClientCertificateRequest, 0, 0, 3, 0, 0, 0})
 	}},
 	{"a server's", true, exportedauth.ErrUnexpectedMessage, alertUnexpectedMessage, func(t testing.TB, p *talk) error {
-		b := request(t, p, nil)
+		b := request(t, p)
 		b[0] = typeCertificateRequest
 		return p.say(b)
 	}},
@@ -1116,7 +1115,7 @@ var badRequests = []struct {
 		return second(leadingConn{p.Conn}.Write([]byte("GET /")))
 	}},
 	{"the same context again", false, exportedauth.ErrIllegalParameter, alertIllegalParameter, func(t testing.TB, p *talk) error {
-		b := request(t, p, nil)
+		b := request(t, p)
 		if err := p.say(b); err != nil {
 			return err
 		}
@@ -1126,14 +1125,14 @@ var badRequests = []struct {
 		return p.say(b)
 	}},
 	{"two at once", false, exportedauth.ErrUnexpectedMessage, alertUnexpectedMessage, func(t testing.TB, p *talk) error {
-		return p.say(append(request(t, p, nil), request(t, p, nil)...))
+		return p.say(append(request(t, p), request(t, p)...))
 	}},
 	{"an honest one again", true, nil, 0, func(t testing.TB, p *talk) error {
-		return p.say(request(t, p, nil))
+		return p.say(request(t, p))
 	}},
 }
 
-func request(t testing.TB, p *talk, o *exportedauth.RequestOptions) []byte {
+func request(t testing.TB, p *talk) []byte {
 	t.Helper()
 	conf := *p.conf
 	conf.Verifier, conf.Attester = &stubTEE{}, nil
@@ -1253,7 +1252,7 @@ func TestCloseDoesNotWaitForAnAnswerToBeRead(t *testing.T) {
 	read := make(chan error, 1)
 	go func() { read <- second(s.Read(make([]byte, 1))) }()
 	p := newTalk(t, c)
-	if err := p.say(request(t, p, nil)); err != nil {
+	if err := p.say(request(t, p)); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := cc.Read(make([]byte, 1)); err != nil { // and no more: it writes

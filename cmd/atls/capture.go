@@ -100,9 +100,8 @@ type sentCertificate struct {
 	passport bool
 	verifier attestext.VerifierIdentity
 	nonce    []byte
-	leaf     *x509.Certificate // nil without one
-	spki     []byte            // of the attested key, nil where the evidence names it
-	evidence []byte            // nil if there is none
+	spki     []byte // of the attested key, nil where the evidence names it
+	evidence []byte // nil if there is none
 	chain    []*x509.Certificate
 }
 
@@ -222,7 +221,7 @@ func (h *handshake) certificate(role attestext.Role, b []byte) (*sentCertificate
 		if !first {
 			continue
 		}
-		c.leaf, c.spki = cert, cert.RawSubjectPublicKeyInfo
+		c.spki = cert.RawSubjectPublicKeyInfo
 		with, err := extensionsOf(append([]byte{byte(len(ext) >> 8), byte(len(ext))}, ext...))
 		if err != nil {
 			return nil, err

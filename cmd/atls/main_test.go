@@ -164,7 +164,6 @@ func asAnswer(b, challenge, reportData []byte, answer func(any) int) int {
 }
 
 // execCommand returns the value of an exec: flag that runs asCommand.
-
 func execCommand(args ...string) string {
 	line := "exec:" + quoteWord(os.Args[0]) + " as-command"
 	for _, a := range args {
@@ -178,7 +177,6 @@ func quoteWord(s string) string { return "'" + s + "'" }
 var pkiDir string
 
 // pki returns the path of a file that demo --write makes.
-
 var pki = func() func(string) string {
 	write := sync.OnceFunc(func() {
 		dir, err := os.MkdirTemp("", "atls-test-")
@@ -213,7 +211,6 @@ func verifySoftTEE() []string {
 func args(lists ...[]string) []string { return slices.Concat(lists...) }
 
 // exited is what run left.
-
 type exited struct {
 	status         int
 	stdout, stderr string
@@ -234,7 +231,6 @@ func atls(t testing.TB, stdin string, args ...string) exited {
 }
 
 // A running is atls serve in the background.
-
 type running struct {
 	addr string
 	// metrics is the URL of --metrics, if that is among the arguments.
@@ -255,14 +251,12 @@ func roots(t testing.TB) *x509.CertPool {
 }
 
 // serve starts atls serve --json with args on a free port.
-
 func serve(t testing.TB, args ...string) *running {
 	t.Helper()
 	return start(t, "serve", args...)
 }
 
 // start starts a command that listens, with --json and args, on a free port.
-
 func start(t testing.TB, command string, args ...string) *running {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), testTimeout)

@@ -180,7 +180,6 @@ type proxy struct {
 	metrics        *serverMetrics
 	reloads        *family
 	backends       *family
-	started        time.Time
 	draining       atomic.Bool
 	reloadError    atomic.Pointer[string] // of the last reload, nil if it was well
 
@@ -206,7 +205,7 @@ func runProxy(ctx context.Context, env *environment, args []string) error {
 // newProxy reads the command line and the files that it names.
 func newProxy(ctx context.Context, env *environment, args []string) (p *proxy, metricsAddr string, err error) {
 	p = &proxy{
-		stdout: &lineWriter{w: env.stdout}, stderr: &lineWriter{w: env.stderr}, metrics: newServerMetrics(), started: time.Now(),
+		stdout: &lineWriter{w: env.stdout}, stderr: &lineWriter{w: env.stderr}, metrics: newServerMetrics(),
 		reloads:  newCounter("atls_reloads_total", "How often certificates and policy were read again, by outcome.", "outcome"),
 		backends: newCounter("atls_forward_failures_total", "Connections for which there was none to forward to."),
 	}

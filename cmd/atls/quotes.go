@@ -43,8 +43,7 @@ func (q *quoteFlags) set() bool { return q.limit != nil || q.takes != 0 }
 
 // wanted reports whether there is to be a queue before the TEE that --attest names.
 func (q *quoteFlags) wanted(attest string) bool {
-	_, byTPM := isTPM(attest)
-	return q.set() || attest == "configfs" || byTPM
+	return q.set() || attest == "configfs" || isTPM(attest)
 }
 
 // queue returns a queue before a.

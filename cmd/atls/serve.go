@@ -53,7 +53,6 @@ type server struct {
 	flags  *connFlags
 	setup  *setup
 	http   bool
-	env    *environment
 	stdout *lineWriter
 	stderr *lineWriter
 
@@ -84,7 +83,6 @@ func runServe(ctx context.Context, env *environment, args []string) error {
 		return err
 	}
 	s := &server{flags: &f, setup: setup, http: *asHTTP, stdout: stdout, stderr: stderr}
-	s.env = &environment{nil, s.stdout, s.stderr}
 	announce := s.stdout
 	if f.json {
 		announce = s.stderr

@@ -17,18 +17,13 @@ import (
 
 const kindTPM = "TPM quote"
 
-// isTPM reports whether --attest names a TPM, and where it is; empty for the default.
-func isTPM(attest string) (path string, ok bool) {
-	if attest == "tpm" {
-		return "", true
-	}
-	return strings.CutPrefix(attest, "tpm:")
+// isTPM reports whether --attest names a TPM.
+func isTPM(attest string) bool {
+	return attest == "tpm" || strings.HasPrefix(attest, "tpm:")
 }
 
 func (f *connFlags) attestsByTPM() bool {
-	_, attests := isTPM(f.attest)
-	_, refreshes := isTPM(f.refreshWith)
-	return attests || refreshes
+	return isTPM(f.attest) || isTPM(f.refreshWith)
 }
 
 // openTPM opens the TPM at path.

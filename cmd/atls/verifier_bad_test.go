@@ -35,7 +35,7 @@ func handler(t *testing.T, h http.HandlerFunc) string {
 }
 
 // edit changes the JSON of an answer.
-func edit(t *testing.T, r *http.Response, change func(m map[string]any)) error {
+func edit(r *http.Response, change func(m map[string]any)) error {
 	var m map[string]any
 	if err := json.NewDecoder(r.Body).Decode(&m); err != nil {
 		return err
@@ -78,7 +78,7 @@ func TestConnectionIsRefusedWhenTheServiceFails(t *testing.T) {
 				return nil
 			}
 			r.StatusCode = http.StatusAccepted
-			return edit(t, r, func(m map[string]any) {
+			return edit(r, func(m map[string]any) {
 				m["status"] = "processing"
 				delete(m, "result")
 			})
@@ -90,7 +90,7 @@ func TestConnectionIsRefusedWhenTheServiceFails(t *testing.T) {
 			if !strings.Contains(r.Request.URL.Path, "well-known") {
 				return nil
 			}
-			return edit(t, r, func(m map[string]any) { m["ear-verification-key"] = json.RawMessage(jwk) })
+			return edit(r, func(m map[string]any) { m["ear-verification-key"] = json.RawMessage(jwk) })
 		}), patient, "no trusted key made the signature"},
 	} {
 		for _, tee := range []string{"softtee:tdx", "softtee:snp"} {

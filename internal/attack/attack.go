@@ -135,7 +135,7 @@ func (l *Lab) Run(ctx context.Context, s *Scenario, m *Mode, mit Mitigation) (*R
 	}
 	ctx, cancel := context.WithTimeout(ctx, cellTimeout)
 	defer cancel()
-	c := &cell{ctx: ctx, world: l.world, scenario: s, mode: m, mitigation: mit}
+	c := &cell{ctx: ctx, world: l.world, mode: m, mitigation: mit}
 	if m.only && strings.HasPrefix(s.Holds, holdsTIK) {
 		c.say("attacker", "holds the attested key that stands in place of a certificate's")
 	}

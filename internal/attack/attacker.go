@@ -313,7 +313,7 @@ func (c *cell) greet(raw net.Conn, change func(*hello)) (*speaker, error) {
 func (c *cell) refusal(err error) error {
 	var a *alertError
 	if errors.As(err, &a) {
-		c.later("attacker", "reads alert %d (%v)", a.alert, tls.AlertError(a.alert))
+		c.later("reads alert %d (%v)", a.alert, tls.AlertError(a.alert))
 		return nil
 	}
 	return err
@@ -371,10 +371,10 @@ func (c *cell) listen(s *speaker) error {
 		if errors.As(err, new(*alertError)) {
 			return c.refusal(err)
 		}
-		c.later("attacker", "hears no more of the %s", c.victim.name)
+		c.later("hears no more of the %s", c.victim.name)
 		return nil
 	}
-	c.later("attacker", "reads %q", b)
+	c.later("reads %q", b)
 	return nil
 }
 

@@ -24,7 +24,6 @@ const secret = "the client's secret"
 type cell struct {
 	ctx        context.Context
 	world      *world
-	scenario   *Scenario
 	mode       *Mode
 	mitigation Mitigation
 	telling    sync.Mutex
@@ -54,11 +53,11 @@ func (c *cell) say(who, format string, args ...any) {
 	c.story = append(c.story, Line{who, fmt.Sprintf(format, args...)})
 }
 
-// later adds to the story behind the verdict that is still to be told.
-func (c *cell) later(who, format string, args ...any) {
+// later adds what the attacker does behind the verdict that is still to be told.
+func (c *cell) later(format string, args ...any) {
 	c.telling.Lock()
 	defer c.telling.Unlock()
-	c.heard = append(c.heard, Line{who, fmt.Sprintf(format, args...)})
+	c.heard = append(c.heard, Line{"attacker", fmt.Sprintf(format, args...)})
 }
 
 // hear tells what later put off.

@@ -13,7 +13,6 @@ import (
 const (
 	typeClientHello         = 1
 	typeServerHello         = 2
-	typeNewSessionTicket    = 4
 	typeEncryptedExtensions = 8
 	typeCertificate         = 11
 	typeCertificateRequest  = 13
@@ -31,7 +30,6 @@ const (
 	groupX25519             = 29
 	schemeECDSAP256         = 0x0403
 	versionTLS12            = 0x0303
-	versionTLS13            = 0x0304
 	suiteAES128GCM          = 0x1301
 	suiteAES256GCM          = 0x1302
 	suiteChaCha20           = 0x1303

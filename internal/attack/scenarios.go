@@ -482,7 +482,7 @@ func runStale(c *cell) error {
 	c.forward(raw, to)
 	<-e.done
 	if e.read != nil {
-		c.later("attacker", "reads %q on the machine", e.read)
+		c.later("reads %q on the machine", e.read)
 	}
 	return nil
 }

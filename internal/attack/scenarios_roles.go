@@ -224,7 +224,7 @@ func runOwnEvidence(c *cell) error {
 	for range c.exchanges() {
 		evidence, err := c.relayExported(p, random(32))
 		if err != nil {
-			c.later("attacker", "hears no more of the %s", e.name)
+			c.later("hears no more of the %s", e.name)
 			return nil
 		}
 		own = append(own, evidence)

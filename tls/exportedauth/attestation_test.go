@@ -23,7 +23,6 @@ type stubTEE struct {
 	err      error
 	evidence []byte
 	wait     bool // until ctx is done
-	seen     *attestext.Challenge
 }
 
 var stubFormat = attestext.EvidenceFormat{MediaType: "application/x.stub"}
@@ -51,7 +50,6 @@ func (s *stubTEE) Attest(ctx context.Context, req *attestext.AttestRequest) ([]b
 }
 
 func (s *stubTEE) Appraise(_ context.Context, ev *attestext.Evidence, expected *attestext.Challenge) (*attestext.Appraisal, error) {
-	s.seen = expected
 	rd, err := expected.ReportData()
 	switch {
 	case err != nil:

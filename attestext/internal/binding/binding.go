@@ -19,15 +19,9 @@ func unbound(format string, args ...any) error {
 // Equal compares in constant time.
 func Equal(a, b []byte) bool { return subtle.ConstantTimeCompare(a, b) == 1 }
 
-// CheckReportData compares the report data of a verified quote with what c calls
-// for. An error says which rule, role or input the quote was made with, where that
-// can be told.
-func CheckReportData(got [attestext.ReportDataSize]byte, c *attestext.Challenge) error {
-	return Check(func(want [attestext.ReportDataSize]byte) bool { return Equal(got[:], want[:]) }, c)
-}
-
-// Check is CheckReportData for evidence that carries a hash of the report data:
-// isAbout reports, in constant time, whether it is that of want.
+// Check compares verified evidence with what c calls for: isAbout reports, in constant
+// time, whether the evidence carries the report data want, or a hash of it. An error
+// says which rule, role or input the evidence was made with, where that can be told.
 func Check(isAbout func(want [attestext.ReportDataSize]byte) bool, c *attestext.Challenge) error {
 	want, err := c.ReportData()
 	if err != nil {

@@ -93,16 +93,6 @@ func (c *Cache[V]) Put(k Key, v V) {
 	}
 }
 
-// Delete forgets k.
-func (c *Cache[V]) Delete(k Key) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if e, ok := c.index[k]; ok {
-		c.order.Remove(e)
-		delete(c.index, k)
-	}
-}
-
 // Len returns the number of values.
 func (c *Cache[V]) Len() int {
 	c.mu.Lock()

@@ -34,9 +34,6 @@ type work struct {
 	library, cold, warm func() error
 }
 
-// maxWarm is the aim for a warm verification, as a share of the library's own.
-const maxWarm = 1.0 / 3
-
 // works returns what is measured. The two verify the same bytes against the same roots
 // and the same collateral, revocation included.
 func works(t testing.TB) []work {
