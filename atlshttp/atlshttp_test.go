@@ -251,8 +251,8 @@ func (refuses) Appraise(context.Context, *attestext.Evidence, *attestext.Challen
 	return nil, attestext.Errorf(attestext.ErrPolicy, "test", "nothing is good enough")
 }
 
-// TestSetConfig: a request that is under way is not disturbed, and its connection is
-// closed after it.
+// TestRetiredConnectionsCloseAfterTheirRequests: a request that is under way is not
+// disturbed, and its connection is closed after it.
 func TestRetiredConnectionsCloseAfterTheirRequests(t *testing.T) {
 	for alpn := range protocols {
 		t.Run(alpn, func(t *testing.T) {
@@ -600,8 +600,8 @@ func TestHijackedConnectionIsATLSConn(t *testing.T) {
 	}
 }
 
-// TestSlowPeers: who says nothing is cut off, and holds up neither others nor the
-// end of the server.
+// TestSilentPeersHoldNothingUp: who says nothing is cut off, and holds up neither
+// others nor the end of the server.
 func TestSilentPeersHoldNothingUp(t *testing.T) {
 	s := start(t, "", who)
 	for range 3 {

@@ -78,9 +78,10 @@ func clientWithItsOwnKey(t *testing.T, s *atlshttptest.Server, n int) *tls.Confi
 	return config
 }
 
-// TestLoad: requests go on while both ends of each connection have each other attest
-// again and again: none is lost, each has the verdict of its own connection on either
-// end, and afterwards nothing is left. scripts/load runs it for longer.
+// TestLoadUnderReattestation: requests go on while both ends of each connection have
+// each other attest again and again: none is lost, each has the verdict of its own
+// connection on either end, and afterwards nothing is left. scripts/load runs it for
+// longer.
 func TestLoadUnderReattestation(t *testing.T) {
 	for _, alpn := range []string{"h2", "http/1.1"} {
 		t.Run(alpn, func(t *testing.T) {

@@ -97,7 +97,8 @@ func TestExtensionBodiesRefusePrefixesAndTrailingBytes(t *testing.T) {
 	}
 }
 
-// TestExtensionBodies: lists and nonces keep to the bounds of the draft's syntax.
+// TestExtensionBodiesRefuseValuesOutOfBounds: lists and nonces keep to the bounds of
+// the draft's syntax.
 //
 // Requirements: 6-1, 6-2, 7-1.
 func TestExtensionBodiesRefuseValuesOutOfBounds(t *testing.T) {
@@ -127,7 +128,8 @@ func TestExtensionBodiesRefuseValuesOutOfBounds(t *testing.T) {
 	}
 }
 
-// TestMarshalRefuses: lists that no extension of the draft holds are not sent.
+// TestMarshalRefusesWhatNoPeerCouldParse: lists that no extension of the draft holds
+// are not sent.
 //
 // Requirements: 6-1, 6-2, 7-1.
 func TestMarshalRefusesWhatNoPeerCouldParse(t *testing.T) {

@@ -223,7 +223,7 @@ func TestWrapperTypeMatchesAny(t *testing.T) {
 	}
 }
 
-// TestHelloRetryRequest: the binder covers it on both ends.
+// TestAttestationAcrossHelloRetryRequest: the binder covers it on both ends.
 //
 // Hooks: client-exporter, server-exporter, server-hello-retry.
 func TestAttestationAcrossHelloRetryRequest(t *testing.T) {
@@ -238,8 +238,8 @@ func TestAttestationAcrossHelloRetryRequest(t *testing.T) {
 	}
 }
 
-// TestNoVersionBelowTLS13: where attestation is required, on either end; where it
-// is requested, TLS 1.2 stays possible.
+// TestNoVersionBelowTLS13WhereAttestationIsRequired: where attestation is required, on
+// either end; where it is requested, TLS 1.2 stays possible.
 //
 // Hooks: versions.
 func TestNoVersionBelowTLS13WhereAttestationIsRequired(t *testing.T) {
@@ -274,9 +274,9 @@ func TestNoVersionBelowTLS13WhereAttestationIsRequired(t *testing.T) {
 	}
 }
 
-// TestNoResumption: with a session of before in its cache, a client that asks for
-// attestation does a full handshake; the ticket of a server that sends one anyway
-// is counted and dropped; and a server that attests sends none.
+// TestNoResumptionWhereAttestationIsNegotiated: with a session of before in its cache,
+// a client that asks for attestation does a full handshake; the ticket of a server that
+// sends one anyway is counted and dropped; and a server that attests sends none.
 //
 // Hooks: client-no-resumption, client-ticket, server-ticket, server-no-resumption.
 func TestNoResumptionWhereAttestationIsNegotiated(t *testing.T) {
@@ -379,8 +379,8 @@ func TestServerIgnoresAPSKBesideARequest(t *testing.T) {
 	}
 }
 
-// TestGate: what no handshake leads to, a connection that is complete and has no
-// verdict, moves no byte either way.
+// TestGateHoldsWithoutAVerdict: what no handshake leads to, a connection that is
+// complete and has no verdict, moves no byte either way.
 //
 // Hooks: gate-read, gate-write.
 func TestGateHoldsWithoutAVerdict(t *testing.T) {
@@ -406,8 +406,8 @@ func TestGateHoldsWithoutAVerdict(t *testing.T) {
 	}
 }
 
-// TestCallbacks: they run in their documented order and VerifyConnection sees the
-// verdict; its own no ends the handshake.
+// TestVerifyConnectionSeesTheVerdict: the callbacks run in their documented order and
+// VerifyConnection sees the verdict; its own no ends the handshake.
 //
 // Hooks: client-verify-connection, server-verify-connection.
 func TestVerifyConnectionSeesTheVerdict(t *testing.T) {
@@ -451,7 +451,8 @@ func TestVerifyConnectionSeesTheVerdict(t *testing.T) {
 	}
 }
 
-// TestECH: the offers are inside the encrypted ClientHello, and nowhere else.
+// TestAttestationUnderEncryptedClientHello: the offers are inside the encrypted
+// ClientHello, and nowhere else.
 //
 // Hooks: client-ech.
 func TestAttestationUnderEncryptedClientHello(t *testing.T) {
@@ -492,7 +493,7 @@ func TestAttestationUnderEncryptedClientHello(t *testing.T) {
 	}
 }
 
-// TestClone: a Config keeps its Attestation through Clone.
+// TestCloneKeepsAttestation: a Config keeps its Attestation through Clone.
 //
 // Hooks: config-clone, config-clone-test.
 func TestCloneKeepsAttestation(t *testing.T) {
@@ -724,8 +725,8 @@ func updateKeysForTest(c *Conn) error {
 	return nil
 }
 
-// TestCertificateSize: evidence up to about a megabyte is taken, and a message over it is
-// refused by its announced length, before it is read.
+// TestCertificateMessageIsBoundedByAMegabyte: evidence up to about a megabyte is taken,
+// and a message over it is refused by its announced length, before it is read.
 //
 // Hooks: certificate-size.
 //

@@ -150,8 +150,9 @@ func onlySuite(suite uint16) func() {
 	return func() { defaultCipherSuitesTLS13, defaultCipherSuitesTLS13NoAES = with, without }
 }
 
-// TestKeyProofCovers: each attested key signs the messages before its own side's
-// Certificate, the leaf and the Evidence, with and without CertificateRequest.
+// TestKeyProofCoversTranscriptLeafAndEvidence: each attested key signs the messages
+// before its own side's Certificate, the leaf and the Evidence, with and without
+// CertificateRequest.
 //
 // Hooks: client-before-certificate, server-before-certificate.
 func TestKeyProofCoversTranscriptLeafAndEvidence(t *testing.T) {

@@ -85,8 +85,9 @@ func product3[A, B, C any](as []A, bs []B, cs []C) (all []triple[A, B, C]) {
 	return all
 }
 
-// TestExchange: either end or both attest after the handshake, in either model; both
-// ends agree on what was attested, and all of it is bound to the exporter.
+// TestExchangeIsPartOfTheHandshake: either end or both attest after the handshake, in
+// either model; both ends agree on what was attested, and all of it is bound to the
+// exporter.
 //
 // Hooks: client-exchange, server-exchange, exchange-records.
 func TestExchangeIsPartOfTheHandshake(t *testing.T) {
@@ -159,8 +160,8 @@ func checkExchange(t *testing.T, attester, relies *Conn, attests bool, mode Atte
 	}
 }
 
-// TestExchangeRefusals: what is wrong with the peer's authenticator ends the
-// handshake at the end that finds it, with the alert of its class and before a byte of
+// TestExchangeRefuses: what is wrong with the peer's authenticator ends the handshake
+// at the end that finds it, with the alert of its class and before a byte of
 // application data.
 func TestExchangeRefuses(t *testing.T) {
 	for _, mode := range []AttestationMode{PostHandshake, Combined} {
@@ -230,7 +231,7 @@ func TestExchangeRefuses(t *testing.T) {
 	}
 }
 
-// TestExchangeModeMistakes: settings that contradict the mode are errors, and say
+// TestModeMistakesAreErrors: settings that contradict the mode are errors, and say
 // which.
 func TestModeMistakesAreErrors(t *testing.T) {
 	for _, tt := range []struct {
@@ -278,8 +279,8 @@ func TestModeMistakesAreErrors(t *testing.T) {
 	}
 }
 
-// TestExchangeVerifyConnection: it is called once, after the exchange, and sees the
-// verdict.
+// TestVerifyConnectionIsHeldForTheExchange: it is called once, after the exchange, and
+// sees the verdict.
 //
 // Hooks: server-verify-connection-alone.
 func TestVerifyConnectionIsHeldForTheExchange(t *testing.T) {
@@ -310,9 +311,9 @@ func TestVerifyConnectionIsHeldForTheExchange(t *testing.T) {
 	}
 }
 
-// TestExchangeCertificate: an exchange authenticates with the certificate of the
-// handshake and no other, and a client whose certificate comes in the exchange is
-// held to ClientCAs.
+// TestExchangeHoldsThePeerToItsCertificate: an exchange authenticates with the
+// certificate of the handshake and no other, and a client whose certificate comes in
+// the exchange is held to ClientCAs.
 func TestExchangeHoldsThePeerToItsCertificate(t *testing.T) {
 	client, server := exchanging(PostHandshake)
 	server.ClientCAs = attestPKI().roots.Clone()
@@ -363,7 +364,7 @@ func TestExchangeHoldsThePeerToItsCertificate(t *testing.T) {
 	}
 }
 
-// TestExchangeTimeout: a peer that says nothing after the handshake is left in time.
+// TestExchangeEndsInTime: a peer that says nothing after the handshake is left in time.
 func TestExchangeEndsInTime(t *testing.T) {
 	client, server := exchanging(PostHandshake)
 	onlyServerAttests(client, server)
@@ -403,8 +404,9 @@ func TestExchangeEndsInTime(t *testing.T) {
 	}
 }
 
-// TestSilentPeer: within the context of the handshake there is an alert for a peer
-// that says nothing, in either carriage, and an error that says what was missing.
+// TestExchangeWithASilentPeerEndsBeforeTheContext: within the context of the handshake
+// there is an alert for a peer that says nothing, in either carriage, and an error that
+// says what was missing.
 func TestExchangeWithASilentPeerEndsBeforeTheContext(t *testing.T) {
 	for _, carriage := range []AttestationCarriage{CarriageLeading, CarriagePostHandshake} {
 		t.Run(carriage.String(), func(t *testing.T) {
@@ -443,7 +445,7 @@ func TestExchangeWithASilentPeerEndsBeforeTheContext(t *testing.T) {
 	}
 }
 
-// TestExchangeBesideAPeerThatDoesNotSpeak: the first byte of a peer that speaks
+// TestExchangeFindsOutAPeerThatDoesNotSpeakIt: the first byte of a peer that speaks
 // something else ends the handshake.
 func TestExchangeFindsOutAPeerThatDoesNotSpeakIt(t *testing.T) {
 	client, server := exchanging(PostHandshake)
@@ -528,7 +530,7 @@ func TestExchangeNeedsTLS13AndSendsNoTicket(t *testing.T) {
 	}
 }
 
-// TestQUICExchange: a QUICConn has no mode after the handshake, and says what has.
+// TestQUICHasNoExchange: a QUICConn has no mode after the handshake, and says what has.
 func TestQUICHasNoExchange(t *testing.T) {
 	client, server := exchanging(PostHandshake)
 	if _, _, err := attestQUIC(t, client, server); err == nil || !strings.Contains(err.Error(), "exportedauth.Exchange") {
@@ -576,8 +578,8 @@ func selfSignedBy(t *testing.T, key crypto.Signer) Certificate {
 	return Certificate{Certificate: [][]byte{der}, PrivateKey: key}
 }
 
-// TestLargeEvidence: Evidence of many records travels in either carriage and in a later
-// round, and what does not fit is an error at the end that made it.
+// TestExchangeOfLargeEvidence: Evidence of many records travels in either carriage and
+// in a later round, and what does not fit is an error at the end that made it.
 func TestExchangeOfLargeEvidence(t *testing.T) {
 	for _, carriage := range []AttestationCarriage{CarriageLeading, CarriagePostHandshake} {
 		client, server := exchanging(PostHandshake)

@@ -33,8 +33,8 @@ func establishedOver(t *testing.T, client, server *Config) (c, s *Conn, sc net.C
 	return c, s, sc
 }
 
-// TestUnreadAnswers: a peer that asks and reads no answer gets no further one made, or
-// they would pile up until memory ends.
+// TestAnswersThatAreNotReadDoNotPileUp: a peer that asks and reads no answer gets no
+// further one made, or they would pile up until memory ends.
 func TestAnswersThatAreNotReadDoNotPileUp(t *testing.T) {
 	client, server := reattesting()
 	var made atomic.Int32
@@ -69,8 +69,8 @@ func TestAnswersThatAreNotReadDoNotPileUp(t *testing.T) {
 	}
 }
 
-// TestStuckWrite: a peer that has stopped reading, so that a Write is stuck and no request
-// gets out, does not escape its round.
+// TestReattestEndsThoughAWriteIsStuck: a peer that has stopped reading, so that a Write
+// is stuck and no request gets out, does not escape its round.
 func TestReattestEndsThoughAWriteIsStuck(t *testing.T) {
 	client, server := reattesting()
 	c, _, sc := establishedOver(t, client, server)
@@ -96,8 +96,9 @@ func TestReattestEndsThoughAWriteIsStuck(t *testing.T) {
 	<-wrote
 }
 
-// TestReadSaysWhy: a Read that is in the middle of an answer when its round fails says
-// why, and not that its deadline has passed, which it has not.
+// TestReadInTheMiddleOfAnAnswerSaysWhyItEnds: a Read that is in the middle of an answer
+// when its round fails says why, and not that its deadline has passed, which it has
+// not.
 //
 // Hooks: read-error.
 func TestReadInTheMiddleOfAnAnswerSaysWhyItEnds(t *testing.T) {
@@ -129,7 +130,8 @@ func TestReadInTheMiddleOfAnAnswerSaysWhyItEnds(t *testing.T) {
 	}
 }
 
-// TestTurn: a peer that asks too often waits, and Close ends the wait.
+// TestRequestsWaitForTheirTurn: a peer that asks too often waits, and Close ends the
+// wait.
 func TestRequestsWaitForTheirTurn(t *testing.T) {
 	const interval = time.Hour
 	l := &attestLive{}
@@ -176,8 +178,8 @@ func TestRequestsWaitForTheirTurn(t *testing.T) {
 	}
 }
 
-// TestAfterCloseWrite: an end that has said that it sends no more asks no more, and goes
-// on reading, by itself and where it has an interval.
+// TestReattestAfterCloseWriteLeavesTheConnection: an end that has said that it sends no
+// more asks no more, and goes on reading, by itself and where it has an interval.
 func TestReattestAfterCloseWriteLeavesTheConnection(t *testing.T) {
 	for _, interval := range []time.Duration{0, time.Millisecond} {
 		client, server := reattesting()
@@ -213,8 +215,8 @@ func TestReattestAfterCloseWriteLeavesTheConnection(t *testing.T) {
 	}
 }
 
-// TestBetween: nothing comes between the messages of an authenticator, in the handshake
-// and in a later round.
+// TestNothingComesBetweenTheMessagesOfAnAuthenticator: nothing comes between the
+// messages of an authenticator, in the handshake and in a later round.
 func TestNothingComesBetweenTheMessagesOfAnAuthenticator(t *testing.T) {
 	between := []byte{typeKeyUpdate, 0, 0, 1, 0}
 	say := func(p *talk) error {

@@ -21,7 +21,8 @@ func attestQUIC(t *testing.T, client, server *Config) (cli, srv *testQUICConn, e
 	return cli, srv, runTestQUICConnection(context.Background(), cli, srv, nil)
 }
 
-// TestQUIC: QUICConn carries attestation as TCP does, and sends no ticket.
+// TestQUICCarriesAttestation: QUICConn carries attestation as TCP does, and sends no
+// ticket.
 //
 // Hooks: quic-ticket.
 func TestQUICCarriesAttestation(t *testing.T) {
@@ -49,8 +50,9 @@ func TestQUICCarriesAttestation(t *testing.T) {
 	}
 }
 
-// TestQUICGate: a server whose client is to attest gets the secret that application
-// data is written with when the client has been appraised, and not before.
+// TestQUICServerCannotWriteBeforeTheAppraisal: a server whose client is to attest gets
+// the secret that application data is written with when the client has been appraised,
+// and not before.
 //
 // Hooks: quic-gate.
 func TestQUICServerCannotWriteBeforeTheAppraisal(t *testing.T) {

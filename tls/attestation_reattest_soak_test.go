@@ -22,9 +22,9 @@ var (
 // soakAtOnce is how many connections are open at a time.
 const soakAtOnce = 8
 
-// TestSoakReattest: connections in each mode whose ends both re-attest the other while
-// both send and receive as fast as they can lose no byte and reorder none, and leave
-// nothing behind. scripts/soak runs more of them.
+// TestSoakReattestsUnderLoad: connections in each mode whose ends both re-attest the
+// other while both send and receive as fast as they can lose no byte and reorder none,
+// and leave nothing behind. scripts/soak runs more of them.
 func TestSoakReattestsUnderLoad(t *testing.T) {
 	modes := []AttestationMode{InHandshake, PostHandshake, Combined}
 	ln, err := net.Listen("tcp", "127.0.0.1:0")

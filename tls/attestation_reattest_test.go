@@ -72,9 +72,9 @@ func roundTrip(t testing.TB, conn *Conn, i int) {
 	}
 }
 
-// TestReattest: either end has the other attest again, in each mode, across
-// KeyUpdate, whether or not somebody reads; each round is another exchange, and the
-// last verdict is the one there is.
+// TestReattestIsAFreshExchange: either end has the other attest again, in each mode,
+// across KeyUpdate, whether or not somebody reads; each round is another exchange, and
+// the last verdict is the one there is.
 //
 // Hooks: post-handshake, reader.
 func TestReattestIsAFreshExchange(t *testing.T) {
@@ -137,8 +137,8 @@ func keyUpdate(t testing.TB, c *Conn, request bool) {
 	c.setWriteTrafficSecret(suite, QUICEncryptionLevelInitial, suite.nextTrafficSecret(c.out.trafficSecret))
 }
 
-// TestReattestAtOnce: both ends re-attest at once and many times, under data in both
-// directions, of which nothing is lost or reordered.
+// TestBothEndsReattestUnderLoad: both ends re-attest at once and many times, under data
+// in both directions, of which nothing is lost or reordered.
 //
 // Hooks: flush.
 func TestBothEndsReattestUnderLoad(t *testing.T) {
@@ -207,8 +207,9 @@ func readCounted(t testing.TB, conn *Conn, n int) {
 	}
 }
 
-// TestReattestKeeps: what arrives while Reattest reads by itself is there for the next
-// Read, in order, up to a bound; beyond it Reattest waits for a reader.
+// TestReattestKeepsApplicationData: what arrives while Reattest reads by itself is
+// there for the next Read, in order, up to a bound; beyond it Reattest waits for a
+// reader.
 func TestReattestKeepsApplicationData(t *testing.T) {
 	for _, n := range []int{100, maxKept / 2, 4 * maxKept} {
 		client, server := reattesting()
@@ -245,8 +246,9 @@ func TestReattestKeepsApplicationData(t *testing.T) {
 	}
 }
 
-// TestStaleMachine: a machine that goes bad after the handshake is found out by the next
-// round, which closes the connection at both ends and says why at each.
+// TestMachineThatWentBadIsFoundOut: a machine that goes bad after the handshake is
+// found out by the next round, which closes the connection at both ends and says why at
+// each.
 //
 // Hooks: read-error.
 func TestMachineThatWentBadIsFoundOut(t *testing.T) {
@@ -338,7 +340,8 @@ func TestMachineThatWentBadIsFoundOut(t *testing.T) {
 
 func second[T any](_ T, err error) error { return err }
 
-// TestSlowTEE: while an attester and a verifier take their time, data goes both ways.
+// TestSlowReattestationHoldsUpNoData: while an attester and a verifier take their time,
+// data goes both ways.
 func TestSlowReattestationHoldsUpNoData(t *testing.T) {
 	for _, who := range []string{"attester", "verifier"} {
 		client, server := reattesting()
@@ -501,8 +504,8 @@ func TestReattestEnds(t *testing.T) {
 	})
 }
 
-// TestReattestVerifyConnection: it is called with the verdict of each round, and may
-// refuse it.
+// TestVerifyConnectionSeesEachRound: it is called with the verdict of each round, and
+// may refuse it.
 func TestVerifyConnectionSeesEachRound(t *testing.T) {
 	client, server := reattesting()
 	calls := 0
@@ -528,7 +531,8 @@ func TestVerifyConnectionSeesEachRound(t *testing.T) {
 	}
 }
 
-// TestReattestExpiry: a certificate that has expired since the handshake is refused.
+// TestReattestVerifiesTheChainAgain: a certificate that has expired since the handshake
+// is refused.
 func TestReattestVerifiesTheChainAgain(t *testing.T) {
 	client, server := reattesting()
 	var late atomic.Bool
@@ -549,8 +553,8 @@ func TestReattestVerifiesTheChainAgain(t *testing.T) {
 	}
 }
 
-// TestReattestOfAClientUnknown: a client that was not asked for a certificate in the
-// handshake is held to ClientCAs when it attests.
+// TestReattestAuthenticatesTheClient: a client that was not asked for a certificate in
+// the handshake is held to ClientCAs when it attests.
 func TestReattestAuthenticatesTheClient(t *testing.T) {
 	client, server := attestConfigs()
 	client.Attestation = &AttestationConfig{Attester: &stubTEE{}, Carriage: CarriagePostHandshake}
@@ -588,8 +592,8 @@ func TestWhoMerelyRequestsAsksNobodyWithoutACarriage(t *testing.T) {
 	}
 }
 
-// TestRequestedAttestation: a peer that need not attest, and does not, is accepted in
-// each carriage that can tell, and once it has attested it has to go on.
+// TestRequestedExchangeMayBeRefused: a peer that need not attest, and does not, is
+// accepted in each carriage that can tell, and once it has attested it has to go on.
 func TestRequestedExchangeMayBeRefused(t *testing.T) {
 	client, server := exchanging(PostHandshake)
 	onlyServerAttests(client, server)
@@ -647,7 +651,7 @@ func TestRequestedExchangeMayBeRefused(t *testing.T) {
 	}
 }
 
-// TestInterval: rounds come by themselves, at both ends, and end with Close.
+// TestReattestInterval: rounds come by themselves, at both ends, and end with Close.
 func TestReattestInterval(t *testing.T) {
 	client, server := reattesting()
 	client.Attestation.ReattestInterval, server.Attestation.ReattestInterval = time.Millisecond, 2*time.Millisecond
@@ -675,7 +679,7 @@ func TestReattestInterval(t *testing.T) {
 	}
 }
 
-// TestCarriageNegotiation: who insists on handshake records refuses a peer that has
+// TestCarriageIsNegotiated: who insists on handshake records refuses a peer that has
 // none, in the handshake, and the extension is empty and nowhere else.
 func TestCarriageIsNegotiated(t *testing.T) {
 	client, server := exchanging(PostHandshake)
@@ -960,8 +964,8 @@ var badAnswers = []struct {
 	}},
 }
 
-// TestBadAnswers: what is wrong with an answer is refused with the alert of its class,
-// in the handshake and in a round of re-attestation.
+// TestBadAnswersAreRefused: what is wrong with an answer is refused with the alert of
+// its class, in the handshake and in a round of re-attestation.
 func TestBadAnswersAreRefused(t *testing.T) {
 	check := func(t *testing.T, conn *Conn, err, class error, want alert) {
 		t.Helper()
@@ -1031,8 +1035,8 @@ func TestBadAnswersAreRefused(t *testing.T) {
 	}
 }
 
-// TestAnswersInOrder: an answer that was not asked for, or is that of the round before,
-// is refused.
+// TestAnswersAreTakenInOrderOnly: an answer that was not asked for, or is that of the
+// round before, is refused.
 func TestAnswersAreTakenInOrderOnly(t *testing.T) {
 	start := func() (c *Conn, p *talk) {
 		client, server := reattesting()
@@ -1143,8 +1147,8 @@ func request(t testing.TB, p *talk) []byte {
 	return bytes.Clone(r.Bytes())
 }
 
-// TestBadRequests: what is wrong with a request is refused with the alert of its class,
-// in the handshake and after it.
+// TestBadRequestsAreRefused: what is wrong with a request is refused with the alert of
+// its class, in the handshake and after it.
 func TestBadRequestsAreRefused(t *testing.T) {
 	for _, tt := range badRequests {
 		if tt.handshake {
@@ -1215,7 +1219,7 @@ func TestBadRequestsAreRefused(t *testing.T) {
 	}
 }
 
-// TestApplicationDataBeforeTheAuthenticator: it is refused, in either carriage.
+// TestApplicationDataBeforeTheAuthenticatorIsRefused: in either carriage.
 func TestApplicationDataBeforeTheAuthenticatorIsRefused(t *testing.T) {
 	for _, carriage := range []AttestationCarriage{CarriageAuto, CarriageLeading} {
 		client, server := exchanging(PostHandshake)
@@ -1233,8 +1237,8 @@ func TestApplicationDataBeforeTheAuthenticatorIsRefused(t *testing.T) {
 	}
 }
 
-// TestCloseOfAStuckConnection: Close does not wait for a peer that asks and does not
-// read the answer.
+// TestCloseDoesNotWaitForAnAnswerToBeRead: Close does not wait for a peer that asks and
+// does not read the answer.
 func TestCloseDoesNotWaitForAnAnswerToBeRead(t *testing.T) {
 	t.Parallel()
 	client, server := reattesting()

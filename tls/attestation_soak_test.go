@@ -114,9 +114,9 @@ func (c *cutConn) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// TestSoak: mutual handshakes in all modes, of which a tenth fails at a random
-// point, leave no goroutine, no descriptor and no connection that moves data
-// without a verdict. scripts/soak runs more of them.
+// TestSoakLeavesNothingBehind: mutual handshakes in all modes, of which a tenth fails
+// at a random point, leave no goroutine, no descriptor and no connection that moves
+// data without a verdict. scripts/soak runs more of them.
 func TestSoakLeavesNothingBehind(t *testing.T) {
 	var modes []sweepMode
 	for _, m := range productModels {

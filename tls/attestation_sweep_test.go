@@ -215,8 +215,8 @@ func TestOffersThatMatchNothing(t *testing.T) {
 	attestHandshake(t, client, server).mustSucceed(t)
 }
 
-// TestResumptionIsRefused: a client that asked for attestation has offered neither a
-// session nor early data, and takes up none.
+// TestResumptionIsRefusedByAClientThatOfferedNone: a client that asked for attestation
+// has offered neither a session nor early data, and takes up none.
 func TestResumptionIsRefusedByAClientThatOfferedNone(t *testing.T) {
 	for _, r := range []refusal{
 		{name: "a selected PSK", peer: &misbehavingPeer{serverHello: []attestExtension{{extensionPreSharedKey, []byte{0, 0}}}},
@@ -303,8 +303,8 @@ func TestPostHandshakeAuthenticationIsRefused(t *testing.T) {
 	}
 }
 
-// TestQUICEarlyDataIsNotOffered: a session with early data, of a connection that did
-// not attest, is of no use to one that does.
+// TestQUICEarlyDataIsNotOfferedWithAttestation: a session with early data, of a
+// connection that did not attest, is of no use to one that does.
 func TestQUICEarlyDataIsNotOfferedWithAttestation(t *testing.T) {
 	client, server := attestConfigs()
 	client.ClientSessionCache = NewLRUClientSessionCache(8)
@@ -606,11 +606,12 @@ func (m sweepMode) setVerifier(c *Config, seen *[]byte) {
 	}
 }
 
-// TestMisplacedEvidence: evidence that is reflected, spliced from the other
-// direction, replayed from another connection, or over another key is refused in
-// each mode whose rule covers what is wrong with it, and accepted where none does.
-// The acceptances are what docs warn of: the draft's rule beside a certificate
-// covers neither the key nor the role, and a passport under it nothing at all.
+// TestMisplacedEvidenceIsRefusedWhereTheModeCoversIt: evidence that is reflected,
+// spliced from the other direction, replayed from another connection, or over another
+// key is refused in each mode whose rule covers what is wrong with it, and accepted
+// where none does. The acceptances are what docs warn of: the draft's rule beside a
+// certificate covers neither the key nor the role, and a passport under it nothing at
+// all.
 //
 // Requirements: 4-2, 6.2.1-2, 6.2.1-3.
 func TestMisplacedEvidenceIsRefusedWhereTheModeCoversIt(t *testing.T) {

@@ -22,8 +22,8 @@ func twoKeys(client, server *Config) {
 	server.Attestation.AttestedKey = newTestKey()
 }
 
-// TestTwoKeys: in both directions, and with each kind of attested key, the Evidence
-// covers the attested key and the certificate stays who the peer is.
+// TestTwoKeysSignOneSession: in both directions, and with each kind of attested key,
+// the Evidence covers the attested key and the certificate stays who the peer is.
 //
 // Hooks: certificate-request-field, certificate-request-marshal, certificate-request-unmarshal.
 // Hooks: client-before-certificate, server-before-certificate, server-certificate-request.

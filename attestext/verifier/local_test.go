@@ -98,7 +98,8 @@ func wantClass(t testing.TB, err, class error, say string) {
 	}
 }
 
-// TestEvidenceOfEachFormat: what is accepted is a conceptual message wrapper, in CBOR or JSON.
+// TestEvidenceOfEachFormatKindAndBindingIsAccepted: what is accepted is a conceptual
+// message wrapper, in CBOR or JSON.
 //
 // Requirements: 4-1.
 func TestEvidenceOfEachFormatKindAndBindingIsAccepted(t *testing.T) {
@@ -352,7 +353,7 @@ func TestSignatureThenBindingThenPolicy(t *testing.T) {
 	wantClass(t, err, attestext.ErrSignature, "")
 }
 
-// TestEveryStrictPrefixOfAWrapper: anything else is not.
+// TestEveryStrictPrefixOfAWrapperIsRefused: only a whole wrapper is read.
 //
 // Requirements: 4-1.
 func TestEveryStrictPrefixOfAWrapperIsRefused(t *testing.T) {

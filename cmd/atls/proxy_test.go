@@ -530,8 +530,9 @@ func fetch(t *testing.T, url string) string {
 	return string(b)
 }
 
-// TestHalfOpen: neither end that only reads, one that only writes nor one that does
-// neither keeps a connection for longer than the idle timeout.
+// TestProxyEndsConnectionsOnWhichNothingMoves: neither end that only reads, one that
+// only writes nor one that does neither keeps a connection for longer than the idle
+// timeout.
 func TestProxyEndsConnectionsOnWhichNothingMoves(t *testing.T) {
 	release := make(chan struct{})
 	defer close(release)
@@ -650,8 +651,8 @@ func TestProxyDrains(t *testing.T) {
 	}
 }
 
-// TestReload: a policy that is broken changes nothing, and does not go unnoticed; one
-// that is sound holds for the next connection.
+// TestProxyReloads: a policy that is broken changes nothing, and does not go unnoticed;
+// one that is sound holds for the next connection.
 func TestProxyReloads(t *testing.T) {
 	dir := t.TempDir()
 	policy := filepath.Join(dir, "policy.json")
