@@ -888,16 +888,20 @@ func TestVerifierGetsCollateralFromASource(t *testing.T) {
 	if n := s.requests.Load(); n != 6 {
 		t.Errorf("%d requests, want 6", n)
 	}
-	// A revocation reaches the verifier with the next refresh.
+	// A revocation reaches the verifier with the next refresh, and a peer that sends a list
+	// from before does not keep it from there.
+	before, err := softtee.NewSNP(nil).CRL(&softtee.SNPCollateralOptions{Now: clk.now()})
+	if err != nil {
+		t.Fatal(err)
+	}
 	s.set(func(s *service) { s.tdx.RevokePCK, s.snp.RevokeASK = true, true })
 	clk.on(collateral.DefaultMaxStale)
-	for _, r := range []*tsm.Report{td, guest} {
+	for _, r := range []*tsm.Report{td, report(t, softtee.NewSNP(&softtee.SNPOptions{StapledCRL: before})), guest} {
 		if err := evaluate(r); !errors.Is(err, attestext.ErrSignature) {
 			t.Errorf("revoked: %v", err)
 		}
 	}
 	// Collateral that is at hand and current is preferred.
-	var err error
 	if local.TDXCollateral, err = softtee.Collateral(clk.now()); err != nil {
 		t.Fatal(err)
 	}

@@ -44,18 +44,21 @@ func NewCache(size int) *Cache {
 // Stats returns how many reports c has verified, and how many it could not.
 func (c *Cache) Stats() (hits, misses uint64) { return c.platforms.Stats() }
 
-// known is a chain that was verified, and the revocation lists by its root.
+// known is a chain that was verified, and the revocation lists by its root: the relying
+// party's, and the peer's.
 type known struct {
+	leaf, ark, authority *x509.Certificate
+	lists, peers         []*x509.RevocationList
+
+	// What remember fills in.
 	key                 *ecdsa.PublicKey // of the leaf
-	ark, authority      *x509.Certificate
 	notBefore, notAfter time.Time
-	lists               []*x509.RevocationList
 }
 
 // cacheKey is the digest of everything that a chain is verified with: the leaf, what
-// the report says of the processor, the peer's certificates, roots, collateral, and
-// which lists count.
-func cacheKey(r *Report, l *leaf, c *Certificates, roots *Roots, collateral *Collateral, lists []*x509.RevocationList) lru.Key {
+// the report says of the processor, the peer's certificates and revocation list, roots,
+// and collateral, of the lists those that count.
+func cacheKey(r *Report, l *leaf, c *Certificates, roots *Roots, collateral *Collateral) lru.Key {
 	var head []byte
 	head = binary.BigEndian.AppendUint32(head, r.Version)
 	head = binary.BigEndian.AppendUint32(head, uint32(r.SigningKey))
@@ -75,7 +78,12 @@ func cacheKey(r *Report, l *leaf, c *Certificates, roots *Roots, collateral *Col
 	add(roots.arks)
 	add(roots.authorities)
 	add(collateral.certificates())
-	for _, l := range lists {
+	if c.CRL != nil {
+		parts = append(parts, []byte{1}, c.CRL.Raw)
+	} else {
+		parts = append(parts, []byte{0})
+	}
+	for _, l := range collateral.crls(r.SigningKey) {
 		parts = append(parts, l.Raw)
 	}
 	return lru.Digest(parts...)
@@ -91,7 +99,7 @@ func (c *Cache) verify(key lru.Key, r *Report, l *leaf, now time.Time, skip bool
 			return nil
 		}
 		v := &Verified{report: *r, line: l.line, cspID: l.exts.CspID}
-		switch err := revocation.Check([]*x509.Certificate{k.authority, k.ark}, k.lists, now); {
+		switch err := k.checkRevocation(now); {
 		case err == nil:
 			v.collateral, v.issued = true, revocation.Newest(k.lists, now)
 		case err != revocation.ErrNoList || !skip:
@@ -101,17 +109,17 @@ func (c *Cache) verify(key lru.Key, r *Report, l *leaf, now time.Time, skip bool
 	})
 }
 
-// remember notes that l has been verified below authority and ark, with lists of ark's.
-func (c *Cache) remember(key lru.Key, l *leaf, ark, authority *x509.Certificate, lists []*x509.RevocationList) {
+// remember notes that the chain of k has been verified.
+func (c *Cache) remember(key lru.Key, k *known) {
 	if c == nil {
 		return
 	}
-	public, ok := l.cert.PublicKey.(*ecdsa.PublicKey)
+	public, ok := k.leaf.PublicKey.(*ecdsa.PublicKey)
 	if !ok || public.Curve != elliptic.P384() {
 		return
 	}
-	k := &known{key: public, ark: ark, authority: authority, lists: lists, notBefore: l.cert.NotBefore, notAfter: l.cert.NotAfter}
-	for _, cert := range []*x509.Certificate{ark, authority} {
+	k.key, k.notBefore, k.notAfter = public, k.leaf.NotBefore, k.leaf.NotAfter
+	for _, cert := range []*x509.Certificate{k.ark, k.authority} {
 		if cert.NotBefore.After(k.notBefore) {
 			k.notBefore = cert.NotBefore
 		}

@@ -8,7 +8,7 @@ func Warm(r *Report, c *Certificates, o *VerifyOptions) *Verified {
 	if err != nil {
 		return nil
 	}
-	return o.Cache.verify(cacheKey(r, l, c, o.Roots, o.Collateral, listsFor(r, c, o)), r, l, o.Now, o.InsecureSkipCollateral)
+	return o.Cache.verify(cacheKey(r, l, c, o.Roots, o.Collateral), r, l, o.Now, o.InsecureSkipCollateral)
 }
 
 // Confuse has the cache take what it remembers of r with from for what it remembers
@@ -18,14 +18,13 @@ func (cache *Cache) Confuse(r *Report, c *Certificates, from, to *VerifyOptions)
 	if err != nil {
 		return false
 	}
-	lists := listsFor(r, c, to)
-	k, ok := cache.platforms.Get(cacheKey(r, l, c, from.Roots, from.Collateral, listsFor(r, c, from)))
+	k, ok := cache.platforms.Get(cacheKey(r, l, c, from.Roots, from.Collateral))
 	if !ok {
 		return false
 	}
 	moved := *k
-	moved.lists = revocation.By(k.ark, lists)
-	cache.platforms.Put(cacheKey(r, l, c, to.Roots, to.Collateral, lists), &moved)
+	moved.lists = revocation.By(k.ark, to.Collateral.crls(r.SigningKey))
+	cache.platforms.Put(cacheKey(r, l, c, to.Roots, to.Collateral), &moved)
 	return true
 }
 

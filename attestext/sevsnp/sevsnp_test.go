@@ -541,13 +541,17 @@ func TestRevocationIsChecked(t *testing.T) {
 		{"expired, skipped by name", false, &softtee.SNPCollateralOptions{}, nil, true, later, attestext.ErrPolicy},
 		{"expired and revoked", false, &ask, nil, false, later, attestext.ErrSignature},
 		{"not yet valid", false, &softtee.SNPCollateralOptions{}, nil, false, testTime.Add(-time.Hour), attestext.ErrPolicy},
-		{"stapled", false, nil, crl("", softtee.SNPCollateralOptions{}), false, testTime, nil},
-		{"stapled, expired", false, nil, crl("", softtee.SNPCollateralOptions{}), false, later, attestext.ErrPolicy},
-		{"stapled, revoked", false, nil, crl("", ask), false, testTime, attestext.ErrSignature},
+		// A peer whose authority is revoked sends the list that suits it: one from before,
+		// or, for a VLEK, that of VCEKs.
+		{"stapled", false, nil, crl("", softtee.SNPCollateralOptions{}), false, testTime, attestext.ErrUnavailable},
+		{"stapled, VLEK", true, nil, crl("", softtee.SNPCollateralOptions{}), false, testTime, attestext.ErrUnavailable},
+		{"stapled, skipped by name", false, nil, crl("", softtee.SNPCollateralOptions{}), true, testTime, nil},
 		{"stapled, revoked, skipped by name", false, nil, crl("", ask), true, testTime, attestext.ErrSignature},
-		{"stapled, of another root", false, nil, crl("other", softtee.SNPCollateralOptions{}), false, testTime, attestext.ErrUnavailable},
+		{"current, stapled is expired", false, &softtee.SNPCollateralOptions{NextUpdate: later.Add(time.Hour)}, crl("", softtee.SNPCollateralOptions{}), false, later, nil},
+		{"current, stapled is revoked", false, &softtee.SNPCollateralOptions{}, crl("", ask), false, testTime, attestext.ErrSignature},
+		{"current, stapled is revoked and of another root", false, &softtee.SNPCollateralOptions{}, crl("other", ask), false, testTime, nil},
 		{"revoked, stapled says otherwise", false, &ask, crl("", softtee.SNPCollateralOptions{}), false, testTime, attestext.ErrSignature},
-		{"expired, stapled is current", false, &softtee.SNPCollateralOptions{NextUpdate: testTime.Add(time.Second)}, crl("", softtee.SNPCollateralOptions{}), false, testTime.Add(time.Minute), nil},
+		{"expired, stapled is current", false, &softtee.SNPCollateralOptions{NextUpdate: testTime.Add(time.Second)}, crl("", softtee.SNPCollateralOptions{}), false, testTime.Add(time.Minute), attestext.ErrPolicy},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			raw, certs := soft(t, &softtee.SNPOptions{VLEK: c.vlek, StapledCRL: c.stapled})
@@ -563,7 +567,7 @@ func TestRevocationIsChecked(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if want := c.collateral != nil || c.stapled != nil; v.CollateralChecked() != want {
+			if want := c.collateral != nil; v.CollateralChecked() != want {
 				t.Errorf("checked: %v", v.CollateralChecked())
 			}
 		})

@@ -27,8 +27,8 @@ type VerifyOptions struct {
 	Roots *Roots
 
 	// Collateral has the revocation lists, and certificates that a peer may not
-	// send. nil is an error unless the peer has sent a revocation list that is
-	// current or InsecureSkipCollateral is set. Nothing is ever fetched.
+	// send. nil is an error unless InsecureSkipCollateral is set. Nothing is ever
+	// fetched.
 	Collateral *Collateral
 
 	// InsecureSkipCollateral does without a revocation list. One that is there is
@@ -67,7 +67,8 @@ func fail(class error, format string, args ...any) error {
 // Verify checks that r was signed by a key that the PKI below opts.Roots vouches
 // for, that the certificate of that key is for the chip ID and the TCB in the
 // report, and that no authority on the way is revoked. c are the certificates that
-// came with r; nil are none. nil options are those of the zero value, which lack
+// came with r; nil are none. A revocation list among them can revoke, and stands in for
+// none of the collateral's. nil options are those of the zero value, which lack
 // collateral.
 //
 // It decides nothing else: a guest that can be debugged verifies, and so does one
@@ -106,10 +107,10 @@ func Verify(r *Report, c *Certificates, opts *VerifyOptions) (*Verified, error) 
 	if len(roots.arks) == 0 {
 		return nil, &attestext.Error{Class: attestext.ErrUnavailable, Op: opVerify, Err: errEmptyRoots}
 	}
-	lists := listsFor(fresh, c, opts)
+	lists := opts.Collateral.crls(fresh.SigningKey)
 	if len(lists) == 0 && !opts.InsecureSkipCollateral {
 		return nil, fail(attestext.ErrUnavailable,
-			"no revocation list for reports that a %v signs: supply AMD's in the collateral, have the peer send it, or skip it explicitly", fresh.SigningKey)
+			"no revocation list for reports that a %v signs: supply AMD's in the collateral, or skip it explicitly", fresh.SigningKey)
 	}
 	now := opts.Now
 	if now.IsZero() {
@@ -119,7 +120,7 @@ func Verify(r *Report, c *Certificates, opts *VerifyOptions) (*Verified, error) 
 	if err != nil {
 		return nil, err
 	}
-	key := cacheKey(fresh, leaf, c, roots, opts.Collateral, lists)
+	key := cacheKey(fresh, leaf, c, roots, opts.Collateral)
 	if v := opts.Cache.verify(key, fresh, leaf, now, opts.InsecureSkipCollateral); v != nil {
 		return v, nil
 	}
@@ -128,16 +129,15 @@ func Verify(r *Report, c *Certificates, opts *VerifyOptions) (*Verified, error) 
 		return nil, err
 	}
 	v := &Verified{report: *fresh, line: leaf.line, cspID: leaf.exts.CspID}
-	lists = revocation.By(ark, lists)
-	// AMD revokes authorities. It does not revoke the certificates of chips, which a new
-	// TCB makes anew, and all of which have the same serial number. go-sev-guest has a check
-	// of revocation, but it looks neither at the authority of VLEKs nor at dates, and would
-	// fetch.
-	err = revocation.Check([]*x509.Certificate{authority, ark}, lists, now)
+	chain := &known{leaf: leaf.cert, ark: ark, authority: authority, lists: revocation.By(ark, lists)}
+	if c.CRL != nil {
+		chain.peers = revocation.By(ark, []*x509.RevocationList{c.CRL})
+	}
+	err = chain.checkRevocation(now)
 	var revoked *revocation.RevokedError
 	switch {
 	case err == nil:
-		v.collateral, v.issued = true, revocation.Newest(lists, now)
+		v.collateral, v.issued = true, revocation.Newest(chain.lists, now)
 	case errors.As(err, &revoked):
 		return nil, &attestext.Error{Class: attestext.ErrSignature, Op: opVerify, Err: err}
 	case errors.Is(err, revocation.ErrNoList) && opts.InsecureSkipCollateral:
@@ -146,17 +146,27 @@ func Verify(r *Report, c *Certificates, opts *VerifyOptions) (*Verified, error) 
 	default:
 		return nil, &attestext.Error{Class: attestext.ErrPolicy, Op: opVerify, Err: err}
 	}
-	opts.Cache.remember(key, leaf, ark, authority, lists)
+	opts.Cache.remember(key, chain)
 	return v, nil
 }
 
-// listsFor returns the revocation lists that there are for r, whoever signed them.
-func listsFor(r *Report, c *Certificates, opts *VerifyOptions) []*x509.RevocationList {
-	lists := opts.Collateral.crls(r.SigningKey)
-	if c.CRL != nil {
-		lists = append(lists[:len(lists):len(lists)], c.CRL)
+// checkRevocation checks that neither authority of k is on a list, and that the relying
+// party has a list that is current.
+//
+// AMD revokes authorities. It does not revoke the certificates of chips, which a new
+// TCB makes anew, and all of which have the same serial number. go-sev-guest has a check
+// of revocation, but it looks neither at the authority of VLEKs nor at dates, and would
+// fetch.
+//
+// A list that the peer has sent is good for bad news only: which one it sends is up to
+// the peer, which may prefer one from before the revocation, or that of the other kind of
+// key, for a list does not say which it is.
+func (k *known) checkRevocation(now time.Time) error {
+	certs := []*x509.Certificate{k.authority, k.ark}
+	if err := revocation.Check(certs, k.peers, now); errors.As(err, new(*revocation.RevokedError)) {
+		return err
 	}
-	return lists
+	return revocation.Check(certs, k.lists, now)
 }
 
 // A leaf is the certificate of the key that signs reports.
