@@ -3,9 +3,6 @@ package atlshttp_test
 import (
 	"bytes"
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/x509"
 	"errors"
 	"flag"
@@ -24,6 +21,7 @@ import (
 	"github.com/attestedtls/atls/atlshttp"
 	"github.com/attestedtls/atls/atlshttp/atlshttptest"
 	"github.com/attestedtls/atls/attestext"
+	"github.com/attestedtls/atls/internal/testpki"
 	"github.com/attestedtls/atls/tls"
 )
 
@@ -56,25 +54,14 @@ func (l *load) fail(err error) {
 // certificate of.
 func clientWithItsOwnKey(t *testing.T, s *atlshttptest.Server, n int) *tls.Config {
 	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{
+	key := testpki.Key(fmt.Sprint("client ", n))
+	leaf := testpki.SelfSigned(&x509.Certificate{
 		SerialNumber: big.NewInt(int64(n)), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour),
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}, BasicConstraintsValid: true,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	leaf, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
+	}, key)
 	s.TLS.ClientCAs.AddCert(leaf)
 	config := s.ClientTLS.Clone()
-	config.Certificates = []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}}
+	config.Certificates = []tls.Certificate{{Certificate: [][]byte{leaf.Raw}, PrivateKey: key, Leaf: leaf}}
 	return config
 }
 

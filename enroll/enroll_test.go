@@ -31,6 +31,7 @@ import (
 	"github.com/attestedtls/atls/attestext/softtee"
 	"github.com/attestedtls/atls/attestext/verifier"
 	"github.com/attestedtls/atls/enroll"
+	"github.com/attestedtls/atls/internal/testpki"
 	"github.com/attestedtls/atls/tls"
 )
 
@@ -48,19 +49,10 @@ func issuer(t testing.TB) (*x509.Certificate, crypto.Signer) {
 	t.Helper()
 	key := newKey(t)
 	now := time.Now()
-	template := &x509.Certificate{
+	return testpki.SelfSigned(&x509.Certificate{
 		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test issuer"}, NotBefore: now.Add(-time.Hour), NotAfter: now.Add(240 * time.Hour),
 		KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign, IsCA: true, BasicConstraintsValid: true,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	cert, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return cert, key
+	}, key), key
 }
 
 func leafOf(t testing.TB, ca *x509.Certificate, key crypto.Signer) tls.Certificate {
@@ -315,12 +307,8 @@ type forKey struct {
 }
 
 func (f *forKey) Attest(ctx context.Context, req *attestext.AttestRequest) ([]byte, error) {
-	spki, err := x509.MarshalPKIXPublicKey(f.key.Public())
-	if err != nil {
-		return nil, err
-	}
 	other, c := *req, *req.Challenge
-	c.SPKI, other.Challenge = spki, &c
+	c.SPKI, other.Challenge = testpki.SPKI(f.key), &c
 	return f.Attester.Attest(ctx, &other)
 }
 

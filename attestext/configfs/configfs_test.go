@@ -3,10 +3,7 @@ package configfs_test
 import (
 	"bytes"
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
 	"crypto/rand"
-	"crypto/x509"
 	"errors"
 	"io/fs"
 	"os"
@@ -23,6 +20,7 @@ import (
 	"github.com/attestedtls/atls/attestext/softtee"
 	"github.com/attestedtls/atls/attestext/tsm"
 	"github.com/attestedtls/atls/attestext/verifier"
+	"github.com/attestedtls/atls/internal/testpki"
 	"github.com/google/go-configfs-tsm/configfs/configfsi"
 	"github.com/google/go-configfs-tsm/configfs/faketsm"
 )
@@ -118,14 +116,7 @@ var machines = map[string]func() *kernel{
 }
 
 func TestReportOfTheKernelPassesAppraisal(t *testing.T) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	spki, err := x509.MarshalPKIXPublicKey(key.Public())
-	if err != nil {
-		t.Fatal(err)
-	}
+	spki := testpki.SPKI(testpki.Key("TLS identity key"))
 	for name, machine := range machines {
 		a := attester.New(configfs.NewClient(machine().client()))
 		for _, kind := range []attestext.CredentialKind{attestext.CertAttestation, attestext.AttestationOnly} {

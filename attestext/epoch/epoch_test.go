@@ -2,17 +2,14 @@ package epoch_test
 
 import (
 	"bytes"
-	"crypto/ecdsa"
 	"crypto/ed25519"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/x509"
 	"encoding/pem"
 	"testing"
 	"time"
 
 	"github.com/attestedtls/atls/attestext/epoch"
 	"github.com/attestedtls/atls/internal/fuzzbound"
+	"github.com/attestedtls/atls/internal/testpki"
 )
 
 var (
@@ -92,17 +89,9 @@ func TestKeysTravelInPEM(t *testing.T) {
 	if _, err := keys.Issued(i.ID(), start); err != nil {
 		t.Error(err)
 	}
-	p256, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	der, err := x509.MarshalPKIXPublicKey(p256.Public())
-	if err != nil {
-		t.Fatal(err)
-	}
 	for name, b := range map[string]*pem.Block{
 		"PUBLIC KEY":        {Type: "PUBLIC KEY", Bytes: block.Bytes},
-		"P-256":             {Type: epoch.PEMType, Bytes: der},
+		"P-256":             {Type: epoch.PEMType, Bytes: testpki.SPKI(testpki.Key("P-256"))},
 		"nothing":           {Type: epoch.PEMType},
 		"a byte behind it":  {Type: epoch.PEMType, Bytes: append(bytes.Clone(block.Bytes), 0)},
 		"a byte is missing": {Type: epoch.PEMType, Bytes: block.Bytes[:len(block.Bytes)-1]},

@@ -6,7 +6,6 @@ import (
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
-	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
@@ -27,6 +26,7 @@ import (
 	"github.com/attestedtls/atls/attestext/results"
 	"github.com/attestedtls/atls/attestext/softtee"
 	"github.com/attestedtls/atls/internal/fuzzbound"
+	"github.com/attestedtls/atls/internal/testpki"
 	"github.com/lestrrat-go/jwx/v2/jwa"
 	"github.com/lestrrat-go/jwx/v2/jws"
 )
@@ -43,8 +43,8 @@ var (
 	issuerA = issuer("a", idA, nil)
 	issuerB = issuer("b", idB, nil)
 
-	leaf  = spki(1)
-	other = spki(2)
+	leaf  = testpki.SPKI(key(1))
+	other = testpki.SPKI(key(2))
 )
 
 func issuer(seed string, id attestext.VerifierIdentity, modify func(*ear.Claims)) *softtee.ResultsIssuer {
@@ -57,14 +57,6 @@ func key(n byte) *ecdsa.PrivateKey {
 		panic(err)
 	}
 	return k
-}
-
-func spki(n byte) []byte {
-	b, err := x509.MarshalPKIXPublicKey(key(n).Public())
-	if err != nil {
-		panic(err)
-	}
-	return b
 }
 
 func must[T any](v T, err error) T {

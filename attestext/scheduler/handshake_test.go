@@ -2,12 +2,8 @@ package scheduler_test
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/x509"
 	"crypto/x509/pkix"
-	"math/big"
 	"net"
 	"runtime"
 	"slices"
@@ -22,6 +18,7 @@ import (
 	"github.com/attestedtls/atls/attestext/softtee"
 	"github.com/attestedtls/atls/attestext/tsm"
 	"github.com/attestedtls/atls/attestext/verifier"
+	"github.com/attestedtls/atls/internal/testpki"
 	"github.com/attestedtls/atls/tls"
 )
 
@@ -40,28 +37,16 @@ func (s *slowTEE) Report(ctx context.Context, reportData [64]byte) (*tsm.Report,
 	return s.TDX.Report(ctx, reportData)
 }
 
-func serverCertificate(t *testing.T, now time.Time) (tls.Certificate, *x509.CertPool) {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "server"}, DNSNames: []string{"server.example"},
+func serverCertificate(now time.Time) (tls.Certificate, *x509.CertPool) {
+	key := testpki.Key("server")
+	leaf := testpki.SelfSigned(&x509.Certificate{
+		Subject: pkix.Name{CommonName: "server"}, DNSNames: []string{"server.example"},
 		NotBefore: now.Add(-time.Hour), NotAfter: now.AddDate(0, 0, 1), IsCA: true, BasicConstraintsValid: true,
 		KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	leaf, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
+	}, key)
 	roots := x509.NewCertPool()
 	roots.AddCert(leaf)
-	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}, roots
+	return tls.Certificate{Certificate: [][]byte{leaf.Raw}, PrivateKey: key, Leaf: leaf}, roots
 }
 
 // machineTime is when the software TEE's certificates are valid. That of a bubble is not.
@@ -82,7 +67,7 @@ func TestFloodOfHandshakes(t *testing.T) {
 	)
 	synctest.Test(t, func(t *testing.T) {
 		start := time.Now()
-		cert, roots := serverCertificate(t, start)
+		cert, roots := serverCertificate(start)
 		c, err := softtee.Collateral(machineTime)
 		if err != nil {
 			t.Fatal(err)

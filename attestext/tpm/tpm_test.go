@@ -26,6 +26,7 @@ import (
 	"github.com/attestedtls/atls/attestext/internal/strict"
 	"github.com/attestedtls/atls/attestext/tpm"
 	"github.com/attestedtls/atls/internal/fuzzbound"
+	"github.com/attestedtls/atls/internal/testpki"
 	"github.com/google/go-tpm/tpm2"
 )
 
@@ -38,14 +39,7 @@ var (
 	akKey      = key("AK")
 )
 
-func key(seed string) *ecdsa.PrivateKey {
-	d := sha256.Sum256([]byte(seed))
-	k, err := ecdsa.ParseRawPrivateKey(elliptic.P256(), d[:])
-	if err != nil {
-		panic(err)
-	}
-	return k
-}
+var key = testpki.Key
 
 // A quoted is what goes into a quote.
 type quoted struct {
@@ -821,11 +815,7 @@ func TestEnrolmentNeedsATPM(t *testing.T) {
 	cert := func(usage asn1.ObjectIdentifier, k string) [][]byte {
 		return [][]byte{issue(t, &x509.Certificate{UnknownExtKeyUsage: []asn1.ObjectIdentifier{usage}}, root, key(k).Public(), key("root")).Raw}
 	}
-	der, err := x509.MarshalPKIXPublicKey(key("EK").Public())
-	if err != nil {
-		t.Fatal(err)
-	}
-	id := tpm.EKID(sha256.Sum256(der))
+	id := tpm.EKID(sha256.Sum256(testpki.SPKI(key("EK"))))
 	ak := func(change func(*tpm2.TPMTPublic)) []byte {
 		p := ecdsaPublic(akKey, tpm2.TPMAlgSHA256)
 		if change != nil {

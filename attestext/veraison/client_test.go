@@ -4,10 +4,6 @@ import (
 	"bytes"
 	"context"
 	"crypto"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/sha256"
-	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -27,6 +23,7 @@ import (
 	"github.com/attestedtls/atls/attestext/softtee"
 	"github.com/attestedtls/atls/attestext/tsm"
 	"github.com/attestedtls/atls/attestext/veraison"
+	"github.com/attestedtls/atls/internal/testpki"
 )
 
 const (
@@ -43,22 +40,7 @@ var (
 
 func now() time.Time { return testTime }
 
-func key(seed string) *ecdsa.PrivateKey {
-	d := sha256.Sum256([]byte(seed))
-	k, err := ecdsa.ParseRawPrivateKey(elliptic.P256(), d[:])
-	if err != nil {
-		panic(err)
-	}
-	return k
-}
-
-func spki(k crypto.Signer) []byte {
-	b, err := x509.MarshalPKIXPublicKey(k.Public())
-	if err != nil {
-		panic(err)
-	}
-	return b
-}
+var key, spki = testpki.Key, testpki.SPKI
 
 // challenge is for a certificate with tlsKey, or in place of one.
 func challenge(kind attestext.CredentialKind, binding attestext.Binding) *attestext.Challenge {

@@ -4,13 +4,11 @@ import (
 	"bytes"
 	"context"
 	"crypto"
-	"crypto/rand"
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"io"
-	"math/big"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -32,6 +30,7 @@ import (
 	"github.com/attestedtls/atls/attestext/verifier"
 	"github.com/attestedtls/atls/internal/fuzzbound"
 	"github.com/attestedtls/atls/internal/softtarget"
+	"github.com/attestedtls/atls/internal/testpki"
 	"github.com/attestedtls/atls/tls"
 )
 
@@ -421,13 +420,13 @@ func TestServiceOptions(t *testing.T) {
 // appraise, and returns what the two ends say.
 func shake(t *testing.T, v attestext.Verifier, tee *softtee.TDX, only bool) (client *tls.Conn, clientErr, serverErr error) {
 	t.Helper()
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), DNSNames: []string{"server.example"},
-		NotBefore: testTime.Add(-time.Hour), NotAfter: testTime.Add(time.Hour)}
-	der := must(x509.CreateCertificate(rand.Reader, template, template, tlsKey.Public(), tlsKey))
+	leaf := testpki.SelfSigned(&x509.Certificate{
+		DNSNames: []string{"server.example"}, NotBefore: testTime.Add(-time.Hour), NotAfter: testTime.Add(time.Hour),
+	}, tlsKey)
 	roots := x509.NewCertPool()
-	roots.AddCert(must(x509.ParseCertificate(der)))
+	roots.AddCert(leaf)
 	s := &tls.Config{Time: now, Attestation: &tls.AttestationConfig{Attester: tee.Attester()},
-		Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: tlsKey}}}
+		Certificates: []tls.Certificate{{Certificate: [][]byte{leaf.Raw}, PrivateKey: tlsKey}}}
 	c := &tls.Config{Time: now, RootCAs: roots, ServerName: "server.example", Attestation: &tls.AttestationConfig{Verifier: v}}
 	if only {
 		kinds := []attestext.CredentialKind{attestext.AttestationOnly}

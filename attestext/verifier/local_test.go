@@ -3,10 +3,6 @@ package verifier_test
 import (
 	"bytes"
 	"context"
-	"crypto"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/sha256"
 	"crypto/x509"
 	"encoding/hex"
 	"errors"
@@ -24,6 +20,7 @@ import (
 	"github.com/attestedtls/atls/attestext/verifier"
 	"github.com/attestedtls/atls/internal/fuzzbound"
 	"github.com/attestedtls/atls/internal/softtarget"
+	"github.com/attestedtls/atls/internal/testpki"
 )
 
 var (
@@ -37,22 +34,7 @@ var (
 	formatAny      = attestext.EvidenceFormat{ContentFormat: attestext.ContentFormatCMWCBOR}
 )
 
-func key(seed string) *ecdsa.PrivateKey {
-	d := sha256.Sum256([]byte(seed))
-	k, err := ecdsa.ParseRawPrivateKey(elliptic.P256(), d[:])
-	if err != nil {
-		panic(err)
-	}
-	return k
-}
-
-func spki(k crypto.Signer) []byte {
-	b, err := x509.MarshalPKIXPublicKey(k.Public())
-	if err != nil {
-		panic(err)
-	}
-	return b
-}
+var key, spki = testpki.Key, testpki.SPKI
 
 func local(t testing.TB) *verifier.Local { return softtarget.LocalTDX(t, nil) }
 

@@ -4,14 +4,10 @@ import (
 	"bytes"
 	"context"
 	"crypto"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/x509"
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
-	"math/big"
 	"net"
 	"slices"
 	"testing"
@@ -21,6 +17,7 @@ import (
 	"github.com/attestedtls/atls/attestext/results"
 	"github.com/attestedtls/atls/attestext/softtee"
 	"github.com/attestedtls/atls/attestext/verifier"
+	"github.com/attestedtls/atls/internal/testpki"
 	"github.com/attestedtls/atls/tls"
 )
 
@@ -68,40 +65,27 @@ func (refuses) Appraise(context.Context, *attestext.Evidence, *attestext.Challen
 	return nil, attestext.Errorf(attestext.ErrPolicy, "test", "no")
 }
 
-func selfSigned(t *testing.T) (tls.Certificate, *x509.CertPool) {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), DNSNames: []string{"private.example"},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+// selfSigned returns the certificate of a key, and a pool that trusts it.
+func selfSigned(key crypto.Signer) (tls.Certificate, *x509.CertPool) {
+	leaf := testpki.SelfSigned(&x509.Certificate{
+		DNSNames: []string{"private.example"}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
 		KeyUsage: x509.KeyUsageDigitalSignature,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	leaf, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
+	}, key)
 	pool := x509.NewCertPool()
 	pool.AddCert(leaf)
-	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, pool
+	return tls.Certificate{Certificate: [][]byte{leaf.Raw}, PrivateKey: key}, pool
 }
 
 // TestWhoSeesClaims is the table of docs/SECURITY.md: in each mode, to whom an end shows
 // its evidence, or its result, though it refuses that peer or is refused by it;
 // and that whoever looks on sees neither in any.
 func TestWhoSeesClaims(t *testing.T) {
-	serverCert, roots := selfSigned(t)
-	clientCert, clients := selfSigned(t)
-	stranger, _ := selfSigned(t)
+	serverCert, roots := selfSigned(key("server"))
+	clientCert, clients := selfSigned(key("client"))
+	stranger, _ := selfSigned(key("stranger"))
 	mrtd, _ := softtee.TDXMeasurements()
 	issuer := softtee.NewResultsIssuer(nil)
-	token, err := issuer.Issue(spki(serverCert.PrivateKey.(crypto.Signer)), time.Now())
+	token, err := issuer.Issue(spki(key("server")), time.Now())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"bytes"
 	stdtls "crypto/tls"
-	"crypto/x509"
 	"encoding/pem"
 	"fmt"
 	"io"
@@ -20,6 +19,7 @@ import (
 	"github.com/attestedtls/atls/attestext/softtee"
 	"github.com/attestedtls/atls/attestext/tsm"
 	"github.com/attestedtls/atls/attestext/verifier"
+	"github.com/attestedtls/atls/internal/testpki"
 )
 
 type pair struct {
@@ -494,12 +494,8 @@ func TestHintsAreForTheFlagsOfTheEnd(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	der, err := x509.MarshalPKIXPublicKey(key.Public())
-	if err != nil {
-		t.Fatal(err)
-	}
 	otherKey := filepath.Join(t.TempDir(), "key.pem")
-	if err := os.WriteFile(otherKey, pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}), 0o600); err != nil {
+	if err := os.WriteFile(otherKey, pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: testpki.SPKI(key)}), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	points := filepath.Join(t.TempDir(), "points.json")

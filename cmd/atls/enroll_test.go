@@ -25,6 +25,7 @@ import (
 	"github.com/attestedtls/atls/attestext"
 	"github.com/attestedtls/atls/attestext/eat"
 	"github.com/attestedtls/atls/attestext/softtee"
+	"github.com/attestedtls/atls/internal/testpki"
 	"github.com/attestedtls/atls/tls"
 )
 
@@ -236,7 +237,7 @@ func (r *lineReader) Write(b []byte) (int, error) {
 // replayedEvidence returns evidence that another connection was given, as hexadecimal.
 func replayedEvidence(t *testing.T) string {
 	t.Helper()
-	b, err := softtee.NewTDX(nil).Attester().Attest(t.Context(), bundleRequest(make([]byte, 32), spkiOf(t, newKey(t))))
+	b, err := softtee.NewTDX(nil).Attester().Attest(t.Context(), bundleRequest(make([]byte, 32), testpki.SPKI(newKey(t))))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -250,15 +251,6 @@ func newKey(t *testing.T) *ecdsa.PrivateKey {
 		t.Fatal(err)
 	}
 	return key
-}
-
-func spkiOf(t *testing.T, key *ecdsa.PrivateKey) []byte {
-	t.Helper()
-	spki, err := x509.MarshalPKIXPublicKey(key.Public())
-	if err != nil {
-		t.Fatal(err)
-	}
-	return spki
 }
 
 // saying returns the n lines of an authority's standard output, once they are there: a

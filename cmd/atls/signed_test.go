@@ -1,9 +1,6 @@
 package main
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
@@ -14,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/attestedtls/atls/attestext/cmw/signed"
+	"github.com/attestedtls/atls/internal/testpki"
 )
 
 func TestSignedWrappers(t *testing.T) {
@@ -32,21 +30,14 @@ func TestSignedWrappers(t *testing.T) {
 		}
 		return b
 	}
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
+	key := testpki.Key("signer")
 	private, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	public, err := x509.MarshalPKIXPublicKey(key.Public())
 	if err != nil {
 		t.Fatal(err)
 	}
 	keyFile := write("key.pem", pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private}))
 	roots := read(pki("trust-roots.pem"))
-	trusted := write("trusted.pem", slices.Concat(roots, pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: public})))
+	trusted := write("trusted.pem", slices.Concat(roots, pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: testpki.SPKI(key)})))
 	verify := func(roots string) []string {
 		return []string{"--trust-roots", roots, "--collateral", pki("collateral.json"), "--policy", pki("policy.json")}
 	}

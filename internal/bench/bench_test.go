@@ -19,12 +19,12 @@ import (
 	"crypto/x509"
 	"errors"
 	"io"
-	"math/big"
 	"net"
 	"slices"
 	"testing"
 	"time"
 
+	"github.com/attestedtls/atls/internal/testpki"
 	"github.com/attestedtls/atls/tls"
 )
 
@@ -120,21 +120,10 @@ func certificate(b testing.TB, kind string) stdtls.Certificate {
 	if err != nil {
 		b.Fatal(err)
 	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1),
-		DNSNames:     []string{"bench.example"},
-		NotBefore:    time.Now().Add(-time.Hour),
-		NotAfter:     time.Now().Add(24 * time.Hour),
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		b.Fatal(err)
-	}
-	leaf, err := x509.ParseCertificate(der)
-	if err != nil {
-		b.Fatal(err)
-	}
-	return stdtls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}
+	leaf := testpki.SelfSigned(&x509.Certificate{
+		DNSNames: []string{"bench.example"}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour),
+	}, key)
+	return stdtls.Certificate{Certificate: [][]byte{leaf.Raw}, PrivateKey: key, Leaf: leaf}
 }
 
 // connect returns both ends of a new connection after the handshake, and a

@@ -2,14 +2,10 @@ package capture
 
 import (
 	"bytes"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"math/big"
 	"net"
 	"strings"
 	"sync"
@@ -18,6 +14,7 @@ import (
 
 	"github.com/attestedtls/atls/attestext"
 	"github.com/attestedtls/atls/internal/fuzzbound"
+	"github.com/attestedtls/atls/internal/testpki"
 )
 
 // tap notes what a connection reads and writes.
@@ -39,19 +36,12 @@ func (c *tap) Write(b []byte) (int, error) {
 
 // captured is a handshake of the standard library.
 var captured = sync.OnceValue(func() *Capture {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		panic(err)
-	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour)}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		panic(err)
-	}
+	key := testpki.Key("server")
+	leaf := testpki.SelfSigned(&x509.Certificate{NotAfter: time.Now().Add(time.Hour)}, key)
 	near, far := net.Pipe()
 	go func() {
 		tls.Server(far, &tls.Config{
-			Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}, SessionTicketsDisabled: true,
+			Certificates: []tls.Certificate{{Certificate: [][]byte{leaf.Raw}, PrivateKey: key}}, SessionTicketsDisabled: true,
 		}).Handshake()
 	}()
 	var log bytes.Buffer

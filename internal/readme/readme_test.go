@@ -4,13 +4,9 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/x509"
 	"fmt"
 	"io"
-	"math/big"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -22,6 +18,7 @@ import (
 
 	"github.com/attestedtls/atls/attestext/execplugin"
 	"github.com/attestedtls/atls/attestext/softtee"
+	"github.com/attestedtls/atls/internal/testpki"
 	"github.com/attestedtls/atls/tls"
 )
 
@@ -84,22 +81,10 @@ func TestREADMEShowsProgramsThatCompile(t *testing.T) {
 }
 
 func TestREADMEsProgramsTalk(t *testing.T) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), DNSNames: []string{"model.example"},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	leaf, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
+	key := testpki.Key("server")
+	leaf := testpki.SelfSigned(&x509.Certificate{
+		DNSNames: []string{"model.example"}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+	}, key)
 	roots := x509.NewCertPool()
 	roots.AddCert(leaf)
 	c, err := softtee.Collateral(time.Now().Add(-time.Hour))
@@ -119,7 +104,7 @@ func TestREADMEsProgramsTalk(t *testing.T) {
 		{"of another maker", softtee.NewTDX(&softtee.TDXOptions{Seed: "another"}), "signature does not verify"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			ln, err := server("127.0.0.1:0", tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, tt.tee)
+			ln, err := server("127.0.0.1:0", tls.Certificate{Certificate: [][]byte{leaf.Raw}, PrivateKey: key}, tt.tee)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto"
 	stdtls "crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -17,6 +16,7 @@ import (
 	"github.com/attestedtls/atls/attestext/results"
 	"github.com/attestedtls/atls/attestext/softtee"
 	"github.com/attestedtls/atls/attestext/verifier"
+	"github.com/attestedtls/atls/internal/testpki"
 	"github.com/attestedtls/atls/tls"
 	"github.com/attestedtls/atls/tls/exportedauth"
 )
@@ -353,8 +353,8 @@ func TestPassportOverAnExportedAuthenticator(t *testing.T) {
 		spki []byte
 		ok   bool
 	}{
-		{"over the key", spki(id.Key), true},
-		{"over another key", spki(other.Key), false},
+		{"over the key", testpki.SPKI(id.Key), true},
+		{"over another key", testpki.SPKI(other.Key), false},
 	} {
 		token, err := issuer.Issue(tt.spki, now())
 		if err != nil {
@@ -403,12 +403,4 @@ func BenchmarkQuotes(b *testing.B) {
 			}
 		})
 	}
-}
-
-func spki(key crypto.Signer) []byte {
-	b, err := x509.MarshalPKIXPublicKey(key.Public())
-	if err != nil {
-		panic(err)
-	}
-	return b
 }

@@ -8,7 +8,6 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
-	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -21,19 +20,13 @@ import (
 	"github.com/attestedtls/atls/attestext/cmw/signed"
 	"github.com/attestedtls/atls/attestext/internal/strict"
 	"github.com/attestedtls/atls/internal/fuzzbound"
+	"github.com/attestedtls/atls/internal/testpki"
 	"github.com/lestrrat-go/jwx/v2/jwa"
 	"github.com/lestrrat-go/jwx/v2/jws"
 	"github.com/veraison/go-cose"
 )
 
-func key(seed string) *ecdsa.PrivateKey {
-	d := sha256.Sum256([]byte(seed))
-	k, err := ecdsa.ParseRawPrivateKey(elliptic.P256(), d[:])
-	if err != nil {
-		panic(err)
-	}
-	return k
-}
+var key = testpki.Key
 
 var (
 	signer = key("signer")

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/attestedtls/atls/attestext/internal/revocation"
+	"github.com/attestedtls/atls/internal/testpki"
 )
 
 var now = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
@@ -30,19 +31,10 @@ func newAuthority(t testing.TB, name string, usage x509.KeyUsage) *authority {
 	if err != nil {
 		t.Fatal(err)
 	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name}, IsCA: true, BasicConstraintsValid: true, KeyUsage: usage,
+	return &authority{testpki.SelfSigned(&x509.Certificate{
+		Subject: pkix.Name{CommonName: name}, IsCA: true, BasicConstraintsValid: true, KeyUsage: usage,
 		SubjectKeyId: []byte{1}, NotBefore: now.Add(-time.Hour), NotAfter: now.Add(time.Hour),
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	cert, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return &authority{cert, key}
+	}, key), key}
 }
 
 // list returns a list that is current at now and has the serial numbers, changed by change.
