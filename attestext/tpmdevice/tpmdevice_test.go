@@ -32,23 +32,7 @@ func openTPM(t testing.TB, opts *Options) *Device {
 // enrolled has the AK of d enrolled and returns the trust in it.
 func enrolled(t testing.TB, d *Device) *tpm.Trust {
 	t.Helper()
-	req, err := d.EnrolRequest(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	e, c, err := tpm.NewEnrolment(req, &tpm.EKTrust{InsecureAny: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	secret, err := d.Activate(t.Context(), c)
-	if err != nil {
-		t.Fatal(err)
-	}
-	k, err := e.Finish(secret)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return &tpm.Trust{Keys: []tpm.EnrolledKey{k}}
+	return &tpm.Trust{Keys: []tpm.EnrolledKey{swtpm.Enrol(t, d)}}
 }
 
 func extend(t testing.TB, d *Device, index int, event string) {

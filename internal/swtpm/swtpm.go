@@ -1,4 +1,4 @@
-// Package swtpm starts TPMs in software for tests.
+// Package swtpm starts TPMs in software for tests, and has their keys enrolled.
 package swtpm
 
 import (

@@ -21,23 +21,7 @@ func Open(t testing.TB) (attestext.Attester, tpm.EnrolledKey) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { d.Close() })
-	req, err := d.EnrolRequest(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	e, c, err := tpm.NewEnrolment(req, &tpm.EKTrust{InsecureAny: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	secret, err := d.Activate(t.Context(), c)
-	if err != nil {
-		t.Fatal(err)
-	}
-	k, err := e.Finish(secret)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return attester.NewSource(d), k
+	return attester.NewSource(d), swtpm.Enrol(t, d)
 }
 
 // Check runs the cases of package attesttest that go with TPMs against the verifier that
