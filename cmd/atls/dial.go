@@ -91,7 +91,7 @@ func (s *setup) firstUse(dir, addr string) error {
 func dial(ctx context.Context, f *connFlags, config *tls.Config, addr string, env *environment) *report {
 	raw, err := (&net.Dialer{Timeout: f.timeout}).DialContext(ctx, "tcp", addr)
 	if err != nil {
-		return unconnected(f, addr, err)
+		return unconnected(f, addr, interrupted(ctx, err))
 	}
 	var record *recorder
 	if f.capture != "" {
@@ -123,6 +123,7 @@ func dial(ctx context.Context, f *connFlags, config *tls.Config, addr string, en
 		}
 		err = s.converse(env.stdin, reply)
 	}
+	err = interrupted(ctx, err)
 	s.close(err)
 	return s.report(f, err)
 }

@@ -335,7 +335,7 @@ func runEnroll(ctx context.Context, env *environment, args []string) error {
 	}
 	if !*renew {
 		_, err := get(ctx)
-		return enrolmentFailed(stdout, err, f.json)
+		return enrolmentFailed(stdout, interrupted(ctx, err), f.json)
 	}
 	r, err := enroll.NewRenewer(ctx, get, func(_ *tls.Certificate, err error) {
 		if err != nil {
@@ -343,7 +343,7 @@ func runEnroll(ctx context.Context, env *environment, args []string) error {
 		}
 	})
 	if err != nil {
-		return enrolmentFailed(stdout, err, f.json)
+		return enrolmentFailed(stdout, interrupted(ctx, err), f.json)
 	}
 	<-ctx.Done()
 	return r.Close()

@@ -60,14 +60,14 @@ const (
 	kindCapture    = "captured handshake"
 )
 
-func runInspect(_ context.Context, env *environment, args []string) error {
+func runInspect(ctx context.Context, env *environment, args []string) error {
 	fs := newFlagSet("inspect")
 	asJSON := fs.Bool("json", false, "")
 	rest, err := parseArgs(fs, args, 1, inspectUsage)
 	if err != nil {
 		return err
 	}
-	data, err := env.readArgument(rest[0])
+	data, err := env.readArgument(ctx, rest[0])
 	if err != nil {
 		return err
 	}
@@ -87,8 +87,9 @@ func runInspect(_ context.Context, env *environment, args []string) error {
 // maxArgument bounds a file that is inspected or verified, in bytes.
 const maxArgument = 4 << 20
 
-// readArgument reads the file of that name, or standard input for "-".
-func (env *environment) readArgument(name string) ([]byte, error) {
+// readArgument reads the file of that name, or standard input for "-", until ctx is done:
+// a terminal may never end.
+func (env *environment) readArgument(ctx context.Context, name string) ([]byte, error) {
 	in := env.stdin
 	if name != "-" {
 		file, err := os.Open(name)
@@ -98,7 +99,23 @@ func (env *environment) readArgument(name string) ([]byte, error) {
 		defer file.Close()
 		in = file
 	}
-	data, err := io.ReadAll(io.LimitReader(in, maxArgument+1))
+	type content struct {
+		data []byte
+		err  error
+	}
+	read := make(chan content, 1)
+	go func() {
+		data, err := io.ReadAll(io.LimitReader(in, maxArgument+1))
+		read <- content{data, err}
+	}()
+	var data []byte
+	var err error
+	select {
+	case c := <-read:
+		data, err = c.data, c.err
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
 	if err != nil {
 		return nil, usagef("", "%w", err)
 	}

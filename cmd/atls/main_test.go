@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -134,6 +135,12 @@ func asCommand(what string, args []string) int {
 		return 1
 	case "hang":
 		time.Sleep(time.Hour)
+	case "hang-on": // its argument listens, and sees by the end of the connection that the command is gone
+		conn, err := net.Dial("tcp", args[0])
+		if err != nil {
+			return 1
+		}
+		io.Copy(io.Discard, conn)
 	}
 	return 0
 }

@@ -333,8 +333,6 @@ func (p *proxy) enter() *generation {
 
 func (p *proxy) run(ctx context.Context, metricsAddr string) error {
 	defer func() { p.current.close() }()
-	ctx, stopSignals := signal.NotifyContext(ctx, syscall.SIGTERM)
-	defer stopSignals()
 	hangups := make(chan os.Signal, 1)
 	signal.Notify(hangups, syscall.SIGHUP)
 	defer signal.Stop(hangups)

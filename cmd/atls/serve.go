@@ -147,6 +147,7 @@ func (s *server) one(ctx context.Context, raw net.Conn) error {
 			err = sess.echo()
 		}
 	}
+	err = interrupted(ctx, err)
 	sess.close(err)
 	r := sess.report(s.flags, err)
 	s.metrics.count(sess, r)

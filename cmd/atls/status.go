@@ -66,6 +66,21 @@ func (e *refusedError) Error() string {
 	return fmt.Sprintf("the peer refused: alert %d (%v)", e.alert, tls.AlertError(e.alert))
 }
 
+// errInterrupted is what a command ends with that a signal has ended.
+var errInterrupted = errors.New("interrupted")
+
+// interrupted returns err, or errInterrupted where err is of ctx, which a signal ends, or of a
+// connection that was closed for it.
+func interrupted(ctx context.Context, err error) error {
+	if err == nil || !errors.Is(ctx.Err(), context.Canceled) || errors.As(err, new(*interruptedError)) {
+		return err
+	}
+	if isNetwork(err) || errors.Is(err, context.Cause(ctx)) {
+		return errInterrupted
+	}
+	return err
+}
+
 // alertStatus says what a peer's alert means for our status. Other alerts are
 // statusVerification.
 var alertStatus = map[uint8]int{
@@ -122,7 +137,8 @@ func isNetwork(err error) bool {
 	if e, ok := errors.AsType[*net.OpError](err); ok {
 		return e.Op != "local error" && e.Op != "remote error" // alerts
 	}
-	return errors.As(err, new(net.Error)) ||
+	return errors.Is(err, errInterrupted) ||
+		errors.As(err, new(net.Error)) ||
 		errors.As(err, new(tls.RecordHeaderError)) ||
 		errors.Is(err, io.EOF) ||
 		errors.Is(err, io.ErrUnexpectedEOF) ||
@@ -174,7 +190,7 @@ func hint(err error) string {
 	if e, ok := errors.AsType[*interruptedError](err); ok {
 		return fmt.Sprintf("what was finished is kept: the same command with --resume --out %s goes on", e.dir)
 	}
-	if errors.Is(err, context.Canceled) {
+	if errors.Is(err, errInterrupted) || errors.Is(err, context.Canceled) {
 		return "" // who interrupted it knows why
 	}
 	if e, ok := errors.AsType[*refusedError](err); ok {

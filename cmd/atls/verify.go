@@ -110,7 +110,7 @@ func runVerify(ctx context.Context, env *environment, args []string) error {
 	case len(rest) == 0:
 		return wrongCount(fs, 1, rest)
 	}
-	data, err := env.readArgument(rest[0])
+	data, err := env.readArgument(ctx, rest[0])
 	if err != nil {
 		return err
 	}
