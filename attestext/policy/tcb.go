@@ -19,7 +19,8 @@ type TDXTCBPolicy struct {
 
 	// OutOfDateGrace is how long a platform that is out of date is still taken for what
 	// it was before: OutOfDate for UpToDate, and OutOfDateConfigurationNeeded for
-	// ConfigurationNeeded; that status must then be acceptable. The time runs from
+	// ConfigurationNeeded, each with SW hardening where one of platform, TDX module and
+	// quoting enclave needs that; the status must then be acceptable. The time runs from
 	// the tcbDate of the next TCB level, the earliest that is later than that of the
 	// platform's own level among the levels above it, to the time of verification;
 	// where there is none, from the tcbDate of the platform's own level. Where
@@ -88,6 +89,8 @@ type TDXTCB interface {
 	// TCBOutOfDateFor is how long the platform has been out of date, as
 	// [TDXTCBPolicy.OutOfDateGrace] counts it; zero where it is not.
 	TCBOutOfDateFor() time.Duration
+	// TCBStatusBefore is what the TCB status would be if nothing were out of date.
+	TCBStatusBefore() string
 }
 
 // tdxTCB compares the TCB status of c, whose collateral was checked, and advisories.
@@ -135,8 +138,10 @@ func (d *Decision) tcbStatus(t *TDXTCBPolicy, allowed []TCBStatus, status TCBSta
 		d.add(Warning, claim, "%s, which the policy allows%s", status, applying(more))
 		return
 	}
-	before, outOfDate := map[TCBStatus]TCBStatus{OutOfDate: UpToDate, OutOfDateConfigurationNeeded: ConfigurationNeeded}[status]
-	if grace := time.Duration(t.OutOfDateGrace); outOfDate && grace > 0 && more != nil && slices.Contains(allowed, before) {
+	outOfDate := status == OutOfDate || status == OutOfDateConfigurationNeeded
+	// The status does not tell what it was: it is OutOfDate for UpToDate and for
+	// SWHardeningNeeded alike.
+	if grace := time.Duration(t.OutOfDateGrace); outOfDate && grace > 0 && more != nil && slices.Contains(allowed, TCBStatus(more.TCBStatusBefore())) {
 		since := more.TCBOutOfDateFor()
 		if since <= grace {
 			d.add(Warning, claim, "%s for %v, which is within the grace of %v%s", status, since, grace, applying(more))

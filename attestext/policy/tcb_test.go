@@ -16,8 +16,10 @@ type tcbClaims struct {
 	*claims
 	advisories []string
 	outOfDate  time.Duration
+	before     string
 }
 
+func (c *tcbClaims) TCBStatusBefore() string        { return c.before }
 func (c *tcbClaims) TCBAdvisories() []string        { return c.advisories }
 func (c *tcbClaims) TCBOutOfDateFor() time.Duration { return c.outOfDate }
 
@@ -40,7 +42,7 @@ func TestTCBPolicy(t *testing.T) {
 	for _, tt := range []struct {
 		name       string
 		tcb        string // "" is no section
-		status     string
+		status     string // perhaps for what was before
 		advisories []string
 		outOfDate  time.Duration
 		want       policy.Verdict
@@ -57,11 +59,15 @@ func TestTCBPolicy(t *testing.T) {
 		{"another is allowed", `{"allow_statuses":["UpToDate","SWHardeningNeeded"]}`, "ConfigurationNeeded", nil, 0, no},
 		{"UpToDate is not listed", `{"allow_statuses":["SWHardeningNeeded"]}`, "UpToDate", nil, 0, no},
 		{"OutOfDate for ever", `{"allow_statuses":["UpToDate","OutOfDate"]}`, "OutOfDate", nil, 9999 * day, warn},
-		{"within grace", `{"out_of_date_grace":"720h"}`, "OutOfDate", nil, 29 * day, warn},
-		{"at the end of grace", `{"out_of_date_grace":"720h"}`, "OutOfDate", nil, 30 * day, warn},
-		{"past grace", `{"out_of_date_grace":"720h"}`, "OutOfDate", nil, 30*day + 1, no},
-		{"grace is not for the configuration", `{"out_of_date_grace":"720h"}`, "OutOfDateConfigurationNeeded", nil, day, no},
-		{"grace and configuration", `{"allow_statuses":["UpToDate","ConfigurationNeeded"],"out_of_date_grace":"720h"}`, "OutOfDateConfigurationNeeded", nil, day, warn},
+		{"within grace", `{"out_of_date_grace":"720h"}`, "OutOfDate for UpToDate", nil, 29 * day, warn},
+		{"at the end of grace", `{"out_of_date_grace":"720h"}`, "OutOfDate for UpToDate", nil, 30 * day, warn},
+		{"past grace", `{"out_of_date_grace":"720h"}`, "OutOfDate for UpToDate", nil, 30*day + 1, no},
+		{"grace is not for the configuration", `{"out_of_date_grace":"720h"}`, "OutOfDateConfigurationNeeded for ConfigurationNeeded", nil, day, no},
+		{"grace and configuration", `{"allow_statuses":["UpToDate","ConfigurationNeeded"],"out_of_date_grace":"720h"}`, "OutOfDateConfigurationNeeded for ConfigurationNeeded", nil, day, warn},
+		{"grace is not for software", `{"out_of_date_grace":"720h"}`, "OutOfDate for SWHardeningNeeded", nil, day, no},
+		{"grace and software", `{"allow_statuses":["SWHardeningNeeded"],"out_of_date_grace":"720h"}`, "OutOfDate for SWHardeningNeeded", nil, day, warn},
+		{"grace and configuration, not software", `{"allow_statuses":["UpToDate","ConfigurationNeeded"],"out_of_date_grace":"720h"}`, "OutOfDateConfigurationNeeded for ConfigurationAndSWHardeningNeeded", nil, day, no},
+		{"grace for what nobody knows", `{"out_of_date_grace":"720h"}`, "OutOfDate", nil, day, no},
 		{"grace is not for Revoked", `{"out_of_date_grace":"720h"}`, "Revoked", nil, 0, no},
 		{"advisory denied", `{"deny_advisories":["INTEL-SA-00001"]}`, "UpToDate", sa("INTEL-SA-00002", "intel-sa-00001"), 0, no},
 		{"advisory not denied", `{"deny_advisories":["INTEL-SA-00001"]}`, "UpToDate", sa("INTEL-SA-00002"), 0, ok},
@@ -81,8 +87,9 @@ func TestTCBPolicy(t *testing.T) {
 			}
 			base := genuine()
 			p.TDX.MRTD = []policy.Measurement{base.mrtd}
-			base.status = tt.status
-			d, err := p.EvaluateTDX(&tcbClaims{base, tt.advisories, tt.outOfDate})
+			status, before, _ := strings.Cut(tt.status, " for ")
+			base.status = status
+			d, err := p.EvaluateTDX(&tcbClaims{base, tt.advisories, tt.outOfDate, before})
 			if d.Verdict != tt.want || errors.Is(err, attestext.ErrPolicy) != (tt.want == no) {
 				t.Errorf("%v, %v: %v", d.Verdict, err, d.Reasons)
 			}

@@ -30,6 +30,9 @@ type TCB struct {
 	// quoting enclave OutOfDate, it is OutOfDate; where the platform is
 	// ConfigurationNeeded, OutOfDateConfigurationNeeded. No part makes up for another.
 	Status string
+	// Before is what Status would be if no part were out of date: where the platform is
+	// SWHardeningNeeded and its quoting enclave OutOfDate, it is SWHardeningNeeded.
+	Before string
 	// Platform is the level that processor and firmware are at, QE that of the
 	// quoting enclave.
 	Platform, QE TCBLevel
@@ -210,7 +213,7 @@ func (c *Collateral) evaluate(raw []byte, p *platform, now time.Time) (*TCB, err
 	}
 	slices.Sort(tcb.Advisories)
 	tcb.Advisories = slices.Compact(tcb.Advisories)
-	tcb.Status = statusOf(flags)
+	tcb.Status, tcb.Before = statusOf(flags), statusOf(flags&^outOfDate)
 	return tcb, nil
 }
 

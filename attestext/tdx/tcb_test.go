@@ -33,36 +33,36 @@ func TestStatusOfTheWholeIsThatOfItsWorstParts(t *testing.T) {
 		oldConf = tdx.TCBOutOfDateConfigurationNeeded
 		revoked = tdx.TCBRevoked
 	)
-	for _, c := range []struct{ platform, module, qe, want string }{
-		{ok, ok, ok, ok},
-		{sw, ok, ok, sw},
-		{conf, ok, ok, conf},
-		{confSW, ok, ok, confSW},
-		{old, ok, ok, old},
-		{oldConf, ok, ok, oldConf},
-		{revoked, ok, ok, revoked},
+	for _, c := range []struct{ platform, module, qe, want, before string }{
+		{ok, ok, ok, ok, ok},
+		{sw, ok, ok, sw, sw},
+		{conf, ok, ok, conf, conf},
+		{confSW, ok, ok, confSW, confSW},
+		{old, ok, ok, old, ok},
+		{oldConf, ok, ok, oldConf, conf},
+		{revoked, ok, ok, revoked, revoked},
 		// The module, as in convergeTcbStatusWithTdxModuleStatus.
-		{ok, old, ok, old},
-		{sw, old, ok, old},
-		{conf, old, ok, oldConf},
-		{confSW, old, ok, oldConf},
-		{old, old, ok, old},
-		{oldConf, old, ok, oldConf},
-		{revoked, old, ok, revoked},
-		{ok, revoked, ok, revoked},
-		{oldConf, revoked, ok, revoked},
+		{ok, old, ok, old, ok},
+		{sw, old, ok, old, sw},
+		{conf, old, ok, oldConf, conf},
+		{confSW, old, ok, oldConf, confSW},
+		{old, old, ok, old, ok},
+		{oldConf, old, ok, oldConf, conf},
+		{revoked, old, ok, revoked, revoked},
+		{ok, revoked, ok, revoked, revoked},
+		{oldConf, revoked, ok, revoked, revoked},
 		// The quoting enclave, as in convergeTcbStatusWithQeTcbStatus.
-		{ok, ok, old, old},
-		{sw, ok, old, old},
-		{conf, ok, old, oldConf},
-		{confSW, ok, old, oldConf},
-		{oldConf, ok, old, oldConf},
-		{revoked, ok, old, revoked},
-		{ok, ok, revoked, revoked},
+		{ok, ok, old, old, ok},
+		{sw, ok, old, old, sw},
+		{conf, ok, old, oldConf, conf},
+		{confSW, ok, old, oldConf, confSW},
+		{oldConf, ok, old, oldConf, conf},
+		{revoked, ok, old, revoked, revoked},
+		{ok, ok, revoked, revoked, revoked},
 		// None makes up for another.
-		{ok, conf, sw, confSW},
-		{sw, conf, old, oldConf},
-		{revoked, ok, ok, revoked},
+		{ok, conf, sw, confSW, confSW},
+		{sw, conf, old, oldConf, confSW},
+		{revoked, ok, ok, revoked, revoked},
 	} {
 		v, err := tdx.Verify(versioned(t), anyStatus(t, softtee.CollateralOptions{TCBStatus: c.platform, ModuleStatus: c.module, QEStatus: c.qe}))
 		if c.want == revoked {
@@ -73,7 +73,7 @@ func TestStatusOfTheWholeIsThatOfItsWorstParts(t *testing.T) {
 			t.Errorf("%v: %v", c, err)
 			continue
 		}
-		if got := v.TCB(); got.Status != c.want || v.TCBStatus() != c.want ||
+		if got := v.TCB(); got.Status != c.want || v.TCBStatus() != c.want || got.Before != c.before || v.TCBStatusBefore() != c.before ||
 			got.Platform.Status != c.platform || got.Module.Status != c.module || got.QE.Status != c.qe {
 			t.Errorf("%v: got %+v", c, got)
 		}

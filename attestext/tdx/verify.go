@@ -422,6 +422,14 @@ func (v *Verified) TCBAdvisories() []string {
 // zero where the TCB is not out of date.
 func (v *Verified) TCBOutOfDateFor() time.Duration { return v.outdated }
 
+// TCBStatusBefore returns [TCB.Before], the empty string where there was no collateral.
+func (v *Verified) TCBStatusBefore() string {
+	if v.tcb == nil {
+		return ""
+	}
+	return v.tcb.Before
+}
+
 // FMSPC returns the family of platforms, 12 hexadecimal digits.
 func (v *Verified) FMSPC() string { return v.fmspc }
 

@@ -40,6 +40,8 @@ func TestPolicyDecidesWhichTCBPasses(t *testing.T) {
 		{"hardening, allowed", `"tcb":{"allow_statuses":["SWHardeningNeeded"]}`, softtee.CollateralOptions{TCBStatus: "SWHardeningNeeded"}, true},
 		{"in grace", `"tcb":{"out_of_date_grace":"1000h"}`, softtee.CollateralOptions{TCBStatus: "OutOfDate", NewerTCB: []time.Time{month}}, true},
 		{"past grace", `"tcb":{"out_of_date_grace":"100h"}`, softtee.CollateralOptions{TCBStatus: "OutOfDate", NewerTCB: []time.Time{month}}, false},
+		{"QE in grace", `"tcb":{"out_of_date_grace":"999999h"}`, softtee.CollateralOptions{QEStatus: "OutOfDate"}, true},
+		{"hardening, and a QE in grace", `"tcb":{"out_of_date_grace":"999999h"}`, softtee.CollateralOptions{TCBStatus: "SWHardeningNeeded", QEStatus: "OutOfDate"}, false},
 		{"revoked, everything allowed", `"tcb":{"allow_statuses":["UpToDate","OutOfDate","SWHardeningNeeded"],"out_of_date_grace":"999999h"}`, softtee.CollateralOptions{TCBStatus: "Revoked"}, false},
 		{"revoked QE, everything allowed", `"tcb":{"allow_statuses":["UpToDate","OutOfDate"]}`, softtee.CollateralOptions{QEStatus: "Revoked"}, false},
 		{"denied advisory", `"tcb":{"allow_statuses":["SWHardeningNeeded"],"deny_advisories":["INTEL-SA-00001"]}`,
