@@ -11,6 +11,7 @@ import (
 
 	"github.com/attestedtls/atls/attestext"
 	"github.com/attestedtls/atls/attestext/ear"
+	"github.com/attestedtls/atls/attestext/eat"
 	"github.com/attestedtls/atls/attestext/policy"
 	"github.com/attestedtls/atls/attestext/results"
 	"github.com/attestedtls/atls/attestext/softtee"
@@ -91,6 +92,26 @@ func TestPassportShowsThatItsQuoteIsFresh(t *testing.T) {
 				t.Errorf("%s: %v, %v", name, err, parseErr)
 			}
 		}
+	}
+}
+
+// Whoever has a bundle of the machine from before, and its TLS key, chooses the nonce of
+// that bundle, and has a result of today. A service that chooses nonces itself has none of it.
+func TestServiceThatChoosesNoncesTakesNoEvidenceFromBefore(t *testing.T) {
+	c := challenge(attestext.AttestationOnly, attestext.BindingHardened)
+	ev := evidence(t, eat.BundleFormat, c)
+	query := "?nonce=" + nonceText(c.Value())
+	s := service(t, local(t), veraison.ServiceOptions{})
+	claims := must(ear.ParseUnverified([]byte(field(t, request(s, "POST", open(t, s, query), eat.BundleMediaType, ev.CMW), `"result":"`))))
+	if claims.Tier() != ear.Affirming || claims.AKPub() == nil {
+		t.Errorf("nonce of the client: %v", claims.Tier())
+	}
+	s = service(t, local(t), veraison.ServiceOptions{OwnNonces: true})
+	if w := request(s, "POST", "/challenge-response/v1/newSession"+query, "", nil); w.Code != http.StatusBadRequest || !strings.Contains(w.Body.String(), "chooses nonces itself") {
+		t.Errorf("own nonces: status %d: %s", w.Code, w.Body)
+	}
+	if _, err := client(t, s, veraison.ClientOptions{}).Passport(t.Context(), softtee.NewTDX(nil).Attester(), spki(tlsKey)); err != nil {
+		t.Error(err)
 	}
 }
 

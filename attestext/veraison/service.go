@@ -51,6 +51,12 @@ type ServiceOptions struct {
 	// Build names this service in its results. Empty means "unknown".
 	Build string
 
+	// OwnNonces refuses the nonces of clients. It is for results of the passport model
+	// ([Client.Passport]): whoever chooses the nonce can choose that of evidence from
+	// before, and have a machine of then appraised now. Relying parties that have a service
+	// appraise ([Client.Appraise]) have to choose it.
+	OwnNonces bool
+
 	// SessionLifetime, MaxSessions and ResultLifetime bound sessions and results. Zero
 	// means the default of that name. Beyond MaxSessions, those that have ended are
 	// forgotten, and new ones refused if that does not help.
@@ -223,9 +229,11 @@ func (s *Service) mediaTypes() []string {
 }
 
 // nonceOf returns the nonce that a query asks for.
-func nonceOf(r *http.Request) ([]byte, error) {
+func (s *Service) nonceOf(r *http.Request) ([]byte, error) {
 	q := r.URL.Query()
 	switch {
+	case q.Has("nonce") && s.opts.OwnNonces:
+		return nil, errors.New("this service chooses nonces itself")
 	case len(q["nonce"])+len(q["nonceSize"]) > 1:
 		return nil, errors.New("nonce and nonceSize are mutually exclusive, and may be given once")
 	case q.Has("nonce"):
@@ -251,7 +259,7 @@ func (s *Service) open(w http.ResponseWriter, r *http.Request) {
 	if !negotiated(w, r, sessionType) {
 		return
 	}
-	nonce, err := nonceOf(r)
+	nonce, err := s.nonceOf(r)
 	if err != nil {
 		problem(w, http.StatusBadRequest, "%v", err)
 		return

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -38,12 +39,18 @@ func TestResultsAreRefreshed(t *testing.T) {
 	// A second after it was made there is another one, and the last has seconds to go.
 	freshEvery, refreshBefore = 20*time.Millisecond, 7*time.Second
 	key := filepath.Join(t.TempDir(), "key.pem")
-	v := start(t, "verifier", args(verifySoftTEE()[2:], []string{"--lifetime", "8s", "--key", key})...)
+	v := start(t, "verifier", args(verifySoftTEE()[2:], []string{"--lifetime", "8s", "--key", key, "--own-nonces"})...)
 	file := filepath.Join(t.TempDir(), "results.json")
 	url := "http://" + v.addr
 	refresh := []string{"--attest", "results:" + file, "--refresh-from", url, "--refresh-with", "softtee:tdx"}
 	r := serve(t, args(identity(), refresh, []string{"--metrics", "127.0.0.1:0"})...)
 	first := expiry(t, file)
+	// Nobody has evidence from before appraised anew, by its nonce.
+	if resp, err := http.Post(url+"/challenge-response/v1/newSession?nonce=AAAAAAAAAAAAAAAAAAAAAA==", "", nil); err != nil || resp.StatusCode != http.StatusBadRequest {
+		t.Errorf("nonce of the client: %v, %v", resp, err)
+	} else {
+		resp.Body.Close()
+	}
 
 	// The key is that of the certificate, and the service's has to be known.
 	trust := filepath.Join(t.TempDir(), "verifier.jwk")

@@ -59,6 +59,10 @@ Flags:
                                    PEM, made if there is no such file. Who relies on them has
                                    the EPOCH ISSUER KEY that is printed among --trust-roots
     --lifetime DURATION            how long results are valid (default 5m)
+    --own-nonces                   choose every nonce here, for results that machines show to
+                                   others (--refresh-from): with a nonce of its own choice a
+                                   machine can have evidence from before appraised. Not for
+                                   --verify veraison, which has to choose it
     --metrics ADDR                 serve metrics at http://ADDR/metrics, in the format of
                                    Prometheus. They are for whoever can connect
     --json                         one JSON object per piece of evidence on standard output
@@ -88,6 +92,7 @@ func runVerifier(ctx context.Context, env *environment, args []string) error {
 	keyFile := fs.String("key", "", "")
 	epochs := fs.String("epochs", "", "")
 	lifetime := fs.Duration("lifetime", veraison.DefaultResultLifetime, "")
+	ownNonces := fs.Bool("own-nonces", false, "")
 	metricsAddr := fs.String("metrics", "", "")
 	asJSON := fs.Bool("json", false, "")
 	if _, err := parseArgs(fs, args, 0, verifierUsage); err != nil {
@@ -123,7 +128,7 @@ func runVerifier(ctx context.Context, env *environment, args []string) error {
 	stdout, stderr := &lineWriter{w: env.stdout}, &lineWriter{w: env.stderr}
 	m := newServiceMetrics()
 	s, err := veraison.NewService(&veraison.ServiceOptions{
-		Verifier: measured{local, m.appraise}, Key: key, Build: "atls verifier", ResultLifetime: *lifetime,
+		Verifier: measured{local, m.appraise}, Key: key, Build: "atls verifier", ResultLifetime: *lifetime, OwnNonces: *ownNonces,
 		Log: func(a veraison.Appraised) { m.count(a); logAppraised(stdout, stderr, a, *asJSON) },
 	})
 	if err != nil {
