@@ -140,6 +140,9 @@ func everySecond(say func(string)) func(string) {
 
 // finishComparison writes the report and prints the tables.
 func finishComparison(env *environment, run *compare.Run, dir string, asJSON bool) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil { // --from makes no run there
+		return compareError(err)
+	}
 	path := filepath.Join(dir, reportFile)
 	if err := compare.WriteFile(path, func(w io.Writer) error { return run.HTML(w) }); err != nil {
 		return compareError(err)

@@ -38,11 +38,12 @@ func TestInterruptedComparisonSaysHowToGoOn(t *testing.T) {
 	if status != statusUsage || !strings.Contains(text, "--resume") {
 		t.Errorf("status %d: %s", status, text)
 	}
-	// The report of what there is.
-	if status, stdout, text := runAtls(t, "compare", "--from", filepath.Join(dir, compare.RunFile), "--out", dir); status != statusOK || !strings.Contains(stdout, reportFile) {
+	// The report of what there is, in a directory that is not there yet.
+	report := filepath.Join(dir, "report")
+	if status, stdout, text := runAtls(t, "compare", "--from", filepath.Join(dir, compare.RunFile), "--out", report); status != statusOK || !strings.Contains(stdout, reportFile) {
 		t.Errorf("status %d: %s", status, text)
 	}
-	if _, err := os.Stat(filepath.Join(dir, reportFile)); err != nil {
+	if _, err := os.Stat(filepath.Join(report, reportFile)); err != nil {
 		t.Error(err)
 	}
 }

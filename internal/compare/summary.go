@@ -142,7 +142,7 @@ func (run *Run) Summaries() (list []Summary) {
 // Text returns a table of the modes and round-trip times, for a terminal.
 func (run *Run) Text() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "Time to the first application byte in ms, median; and what it is more than without attestation.\nNetwork: %s.\n\n", run.Network)
+	fmt.Fprintf(&b, "Time to the first application byte in ms, median; and what it is more than without attestation.\nNetwork: %s\n\n", run.Network)
 	groups := run.groups(ByRTT)
 	fmt.Fprintf(&b, "%-18s%6s%8s", "mode", "trips", "bytes")
 	for _, g := range groups {
