@@ -65,7 +65,7 @@ func parseTrust(data []byte, ids []attestext.VerifierIdentity) ([]Trust, error) 
 	}
 	if !bytes.HasPrefix(bytes.TrimLeft(data, " \t\r\n"), []byte("{")) {
 		if len(ids) != 1 {
-			return nil, fmt.Errorf("keys in PEM, for %d verifiers: want the identity of the one whose they are", len(ids))
+			return nil, fmt.Errorf("keys in PEM are those of one verifier: want its identity, got %d", len(ids))
 		}
 		keys, err := ear.ParsePEM(data)
 		if err != nil {

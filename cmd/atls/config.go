@@ -411,7 +411,11 @@ func (f *connFlags) resultsVerifier() (attestext.ResultsVerifier, error) {
 	}
 	trust, err := parseTrust(b, f.identities())
 	if err != nil {
-		return nil, &malformedError{fmt.Errorf("--trust-roots: %w", err)}
+		err = fmt.Errorf("--trust-roots: %w", err)
+		if len(f.verifierIDs) != 1 {
+			err = &hintedError{err, "a key by itself, as JWK or in PEM, needs one --verifier-id, whose key it is"}
+		}
+		return nil, &malformedError{err}
 	}
 	v, err := results.NewVerifier(trust, nil)
 	if err != nil {

@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/attestedtls/atls/attestext/ear"
 	"github.com/attestedtls/atls/attestext/softtee"
 	"github.com/attestedtls/atls/attestext/tsm"
 	"github.com/attestedtls/atls/attestext/verifier"
@@ -498,6 +499,14 @@ func TestHintsAreForTheFlagsOfTheEnd(t *testing.T) {
 	if err := os.WriteFile(otherKey, pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: testpki.SPKI(key)}), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	b, err := ear.MarshalJWK(key.Public())
+	if err != nil {
+		t.Fatal(err)
+	}
+	jwk := filepath.Join(t.TempDir(), "key.jwk")
+	if err := os.WriteFile(jwk, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	points := filepath.Join(t.TempDir(), "points.json")
 	if err := os.WriteFile(points, []byte(`{"attestation_evidence": 60}`), 0o600); err != nil {
 		t.Fatal(err)
@@ -528,6 +537,12 @@ func TestHintsAreForTheFlagsOfTheEnd(t *testing.T) {
 			if _, hint, _ := strings.Cut(e.stderr, "atls: hint: "); !strings.Contains(hint, e.hint) {
 				t.Errorf("%s: no %q in %s", c.name, e.hint, e.stderr)
 			}
+		}
+	}
+	// Of a key by itself nobody has said whose it is.
+	for _, path := range []string{otherKey, jwk} {
+		if e := atls(t, "", "dial", "localhost:0", "--verify", "results", "--trust-roots", path); e.status != statusMalformed || !strings.Contains(e.stderr, "hint: a key by itself") {
+			t.Errorf("status %d: %s", e.status, e.stderr)
 		}
 	}
 	if e := atls(t, "", "verify", pki("eat-evidence.cmw"), "--trust-roots", pki("ca.pem")); e.status != 3 || !strings.Contains(e.stderr, "keys among --trust-roots") {

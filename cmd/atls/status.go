@@ -247,7 +247,7 @@ var alertHints = map[uint8]string{
 	109: "one end requires evidence that the other does not offer: it needs --attest, and the same --mode and --code-points on both ends; --attested-key needs --peer-attested-key on the other end",
 	116: "the peer wants a client certificate, --cert and --key, or has the client attest first: --attest and --client-first",
 	224: "the two ends have no --evidence-type and --credential in common; EATs are asked for where --trust-roots has a key for them, and results by --verify results",
-	225: "it holds no valid result of a verifier that this side trusts: see its --attest results, and --verifier-id here; with --mode early, the one end requires what the other does not offer: --attest there, and the same --mode and --early-form",
+	225: "with --mode early: one end requires what the other does not offer, --attest there, and the same --mode and --early-form; with --verify results: the other end holds no valid result of a verifier that this one trusts, see --attest results there, and --verifier-id here",
 	226: "with --mode early: evidence that was refused; the error of the end that refused it says why",
 }
 
