@@ -32,7 +32,7 @@ line about each machine, until interrupted.
 
 Examples:
     $ cat rules.json
-    {"rules": [{"names": ["model.example"], "claims": {"mrtd": ["7a6c…"]}}]}
+    {"rules": [{"names": ["model.example"], "claims": {"mrtd": ["ec32…"]}}]}
     $ atls ca --cert pki/cert.pem --key pki/key.pem --rules rules.json --log ca.log \
         --issuer-cert issuer.pem --issuer-key issuer-key.pem --trust-roots pki/trust-roots.pem \
         --collateral pki/collateral.json --policy pki/policy.json
@@ -71,6 +71,8 @@ Attests to the authority of "atls ca", which it knows by its certificate, and wr
 certificate that it issues. The evidence covers the session and the key.
 
 Examples:
+    $ atls enroll localhost:4434 --ca pki/ca.pem --name model.example --attest softtee:tdx \
+        --cert cert.pem --key key.pem
     $ atls enroll ca.example:4434 --name model.example --attest configfs \
         --cert cert.pem --key key.pem --renew
 

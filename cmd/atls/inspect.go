@@ -35,7 +35,8 @@ const inspectUsage = `Usage:
 Says what is in FILE, or in standard input if it is "-": a TDX quote, an SEV-SNP report,
 a TSM report, a TPM quote, a CMW, signed ones included, a bundle of a KAT and a PAT, a
 KAT or another EAT, an EAR, a file of results as "atls serve --attest results:FILE" has
-it, collateral, or a handshake that "atls dial --capture" has written. It verifies nothing: see "atls help verify".
+it, collateral, or a handshake that "atls dial --capture" has written. It verifies
+nothing: see "atls help verify".
 
 Examples:
     $ atls inspect pki/evidence.cmw

@@ -42,8 +42,8 @@ Flags:
     --trust-roots FILE             roots of the TEE in PEM (default Intel's and AMD's);
                                    one file may hold those of both, and blocks PUBLIC
                                    KEY of who signs wrappers and EAT PUBLIC KEY of who
-                                   signs EATs. For an EAR, the key of its verifier, in PEM or as a JWK, or trusted
-                                   verifiers in JSON
+                                   signs EATs. For an EAR, the key of its verifier,
+                                   in PEM or as a JWK, or trusted verifiers in JSON
     --collateral FILE              what the manufacturer says of its platforms, JSON;
                                    what is AMD's, revocation lists and certificates
                                    of chips, is in the member "snp", and revocation
