@@ -3,7 +3,6 @@ package atlshttp
 import (
 	"context"
 	"errors"
-	"io"
 	"log"
 	"net"
 	"net/http"
@@ -15,6 +14,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/attestedtls/atls/internal/accept"
 	"github.com/attestedtls/atls/tls"
 )
 
@@ -26,11 +26,6 @@ const (
 	// maxHandshakes bounds how many handshakes are under way at a time on one
 	// listener; other connections wait to be accepted.
 	maxHandshakes = 4096
-
-	// lingerTime and lingerBytes bound how long a refused connection is read from,
-	// so that TCP does not reset it before the client has read the alert.
-	lingerTime  = time.Second
-	lingerBytes = 64 << 10
 )
 
 // An Option changes what a server does beside serving.
@@ -291,7 +286,7 @@ func (l *listener) handshake(raw net.Conn) {
 	if err != nil {
 		if l.ctx.Err() == nil {
 			l.logf("atlshttp: TLS handshake error from %s: %v", raw.RemoteAddr(), err)
-			linger(raw)
+			accept.Linger(l.ctx, raw) // or the client might not read the alert
 		}
 		raw.Close()
 		return
@@ -323,14 +318,4 @@ func (l *listener) logf(format string, args ...any) {
 	} else {
 		log.Printf(format, args...)
 	}
-}
-
-// linger reads on for a while after this side has said its last.
-func linger(raw net.Conn) {
-	half, ok := raw.(interface{ CloseWrite() error })
-	if !ok || half.CloseWrite() != nil {
-		return
-	}
-	raw.SetDeadline(time.Now().Add(lingerTime))
-	io.Copy(io.Discard, io.LimitReader(raw, lingerBytes))
 }

@@ -344,12 +344,17 @@ func (r *replay) Attest(ctx context.Context, req *attestext.AttestRequest) (_ []
 	return r.cmw, err
 }
 
+// machine is the Config of a machine that attests with a key.
+func machine(b *bench, signer crypto.Signer) *tls.Config {
+	return &tls.Config{RootCAs: b.client.TLS.RootCAs, ServerName: "ca.example", Attestation: &tls.AttestationConfig{
+		Attester: b.client.Attester, AttestedKey: signer, AllowAttestationOnly: true, Credentials: []attestext.CredentialKind{attestext.AttestationOnly},
+	}}
+}
+
 // ask sends requests of one's own over an attested connection.
 func ask(t *testing.T, b *bench, frame []byte, signer crypto.Signer) (*tls.Conn, error) {
 	t.Helper()
-	conn, err := tls.Dial("tcp", b.client.Addr, &tls.Config{RootCAs: b.client.TLS.RootCAs, ServerName: "ca.example", Attestation: &tls.AttestationConfig{
-		Attester: b.client.Attester, AttestedKey: signer, AllowAttestationOnly: true, Credentials: []attestext.CredentialKind{attestext.AttestationOnly},
-	}})
+	conn, err := tls.Dial("tcp", b.client.Addr, machine(b, signer))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -409,6 +414,7 @@ func TestBadRequestsAreRefused(t *testing.T) {
 			}
 			_, err = enroll.ParseReply(answer)
 			checkRefused(t, err, tt.code, tt.say)
+			conn.Close()
 			if got := <-b.reports; got.err == nil || !strings.Contains(got.err.Error(), tt.say) || got.entry.Code != tt.code {
 				t.Errorf("the authority says %v and logs %+v", got.err, got.entry)
 			}
@@ -416,9 +422,11 @@ func TestBadRequestsAreRefused(t *testing.T) {
 	}
 	// Lengths are bounded before anything is read.
 	for _, head := range [][]byte{{0, 0, 0, 0}, {0, 0, 0x40, 1}, {0xff, 0xff, 0xff, 0xff}} {
-		if _, err := ask(t, b, head, key); err != nil {
+		conn, err := ask(t, b, head, key)
+		if err != nil {
 			t.Fatal(err)
 		}
+		conn.Close()
 		if got := <-b.reports; got.err == nil || !strings.Contains(got.err.Error(), "want 1 to 16384") || got.entry != nil {
 			t.Errorf("length %x: %v", head, got.err)
 		}
@@ -479,6 +487,53 @@ func TestHalfOpenAndSlowMachinesAreLetGo(t *testing.T) {
 		tt.then(conn)
 		if got := <-b.reports; got.err == nil || !strings.Contains(got.err.Error(), tt.say) || got.entry != nil {
 			t.Errorf("%s: the authority says %v, and logs %+v", tt.name, got.err, got.entry)
+		}
+	}
+}
+
+// A slow has a machine wait until what it sends beside has arrived.
+type slow struct {
+	attestext.Verifier
+	arrived chan struct{}
+}
+
+func (v slow) Appraise(ctx context.Context, ev *attestext.Evidence, c *attestext.Challenge) (*attestext.Appraisal, error) {
+	<-v.arrived
+	return v.Verifier.Appraise(ctx, ev, c)
+}
+
+// TestLastWordsArrive: a machine that has sent more than is read is not reset before it
+// has read the answer, or the alert.
+func TestLastWordsArrive(t *testing.T) {
+	for _, accepted := range []bool{true, false} {
+		arrived := make(chan struct{})
+		b := newBench(t, func(b *bench) {
+			if accepted {
+				b.authority.Revocations = func() (*enroll.Revocations, error) { <-arrived; return nil, nil }
+				return
+			}
+			v := local(t)
+			v.TDXRoots = softtee.NewTDX(&softtee.TDXOptions{Seed: "another"}).Roots()
+			b.server.Verifier = slow{v, arrived}
+		})
+		key := newKey(t)
+		conn, err := tls.Dial("tcp", b.client.Addr, machine(b, key))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		conn.SetDeadline(time.Now().Add(time.Minute))
+		request := frame(csr(t, &x509.CertificateRequest{DNSNames: []string{"model.example"}}, key))
+		if _, err := conn.Write(append(request, make([]byte, 64<<10)...)); err != nil {
+			t.Fatal(err)
+		}
+		close(arrived)
+		got, err := io.ReadAll(conn)
+		if accepted != (err == nil) || accepted != (len(got) > 0) {
+			t.Errorf("accepted: %v: it reads %d bytes, %v", accepted, len(got), err)
+		}
+		if _, err := conn.NetConn().Read(make([]byte, 1)); err != io.EOF {
+			t.Errorf("accepted: %v: and then %v", accepted, err)
 		}
 	}
 }

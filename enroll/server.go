@@ -154,10 +154,14 @@ func (s *Server) one(ctx context.Context, raw net.Conn, config *tls.Config, time
 	defer raw.Close()
 	defer context.AfterFunc(ctx, func() { raw.Close() })()
 	conn := tls.Server(raw, config)
+	defer conn.Close()
+	defer func() { // whatever else the machine has sent, it is to read the answer, or the alert
+		conn.CloseWrite()
+		accept.Linger(ctx, raw)
+	}()
 	if err := conn.HandshakeContext(ctx); err != nil {
 		return nil, err
 	}
-	defer conn.Close()
 	peer := conn.ConnectionState().PeerAttestation
 	if peer == nil { // which required attestation rules out
 		return nil, errors.New("enroll: no verdict")

@@ -70,7 +70,7 @@ var rules = []rule{
 	},
 	{
 		pkg:    "atlshttp",
-		may:    []string{"tls", "tls/exportedauth", "tls/internal/...", "keyschedule", "attestext", "attestext/internal/..."},
+		may:    []string{"internal/accept", "tls", "tls/exportedauth", "tls/internal/...", "keyschedule", "attestext", "attestext/internal/..."},
 		others: []string{"golang.org/x/crypto/...", "golang.org/x/net/...", "golang.org/x/sys/...", "golang.org/x/text/..."},
 	},
 }
