@@ -28,10 +28,23 @@ import (
 type Conn struct {
 	*tls.Conn
 	state *stdtls.ConnectionState // shared by the requests of the connection
+	ended atomic.Pointer[error]   // why either end has ended the connection, if by an alert
 }
 
 // newConn returns a Conn after the handshake.
-func newConn(c *tls.Conn) *Conn { return &Conn{c, new(c.ConnectionState().Std())} }
+func newConn(c *tls.Conn) *Conn { return &Conn{Conn: c, state: new(c.ConnectionState().Std())} }
+
+// Read reads from the embedded Conn.
+func (c *Conn) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	if err != nil {
+		op, ok := errors.AsType[*net.OpError](err)
+		if ok && op.Op == "remote error" || errors.As(err, new(*tls.AttestationError)) {
+			c.ended.CompareAndSwap(nil, &err)
+		}
+	}
+	return n, err
+}
 
 // ConnectionState returns what the standard library's type can say of the
 // connection.

@@ -2,6 +2,7 @@ package atlshttp_test
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	stdtls "crypto/tls"
 	"errors"
@@ -597,6 +598,27 @@ func TestHijackedConnectionIsATLSConn(t *testing.T) {
 	})
 	if body, _ := get(t, s.Client(), s.URL); body != "hijacked" {
 		t.Error(body)
+	}
+}
+
+// A client whose evidence is refused while it sends a large body is told so, and not
+// that it could not send it.
+func TestRefusedUploadSaysWhy(t *testing.T) {
+	for alpn := range protocols {
+		t.Run(alpn, func(t *testing.T) {
+			s := start(t, alpn, who)
+			config := s.ClientTLS.Clone()
+			config.Attestation.Attester = softtee.NewTDX(&softtee.TDXOptions{Seed: "another"}).Attester()
+			for range 10 {
+				c := &http.Client{Transport: s.Transport(config, nil)}
+				if resp, err := c.Post(s.URL, "text/plain", bytes.NewReader(make([]byte, 16<<20))); err == nil {
+					resp.Body.Close()
+					t.Error("it is served")
+				} else if !strings.Contains(err.Error(), "remote error: tls: bad certificate") {
+					t.Error(err)
+				}
+			}
+		})
 	}
 }
 

@@ -18,7 +18,7 @@ func TestRequestHasTheVerdictOfItsOwnTime(t *testing.T) {
 	c, p := net.Pipe()
 	defer c.Close()
 	defer p.Close()
-	conn := &connection{&Conn{tls.Server(c, &tls.Config{}), new(stdtls.ConnectionState)}, new(attestext.Result)}
+	conn := &connection{&Conn{Conn: tls.Server(c, &tls.Config{}), state: new(stdtls.ConnectionState)}, new(attestext.Result)}
 	called := false
 	h := &handler{next: http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 		called = true

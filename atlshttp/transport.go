@@ -108,7 +108,9 @@ func (t *Transport) enter() *pool {
 	return t.pool
 }
 
-// RoundTrip implements http.RoundTripper. A URL that is not https is an error.
+// RoundTrip implements http.RoundTripper. A URL that is not https is an error. Where the
+// server ended the connection by an alert, such as one that refuses this end's evidence, the
+// error says so.
 func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	if req.URL == nil || req.URL.Scheme != "https" {
 		if req.Body != nil {
@@ -127,10 +129,10 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	p := t.enter()
 	defer p.leave()
 	resp, err := p.roundTrip(req.WithContext(context.WithValue(ctx, connKey{}, used)))
-	if err != nil {
-		return nil, err
-	}
 	c := used.Load()
+	if err != nil {
+		return nil, c.explain(err)
+	}
 	if c == nil {
 		resp.Body.Close()
 		return nil, errors.New("atlshttp: net/http did not say which connection it used")
@@ -139,6 +141,20 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		resp.TLS = c.conn.state
 	}
 	return resp, nil
+}
+
+// explain adds to the error of a request why its connection ended, such as that the
+// server has refused the client's evidence: where a body was under way, net/http says no
+// more than that it could not be written.
+func (c *connection) explain(err error) error {
+	if c == nil {
+		return err
+	}
+	why := c.conn.ended.Load()
+	if why == nil || errors.Is(err, *why) {
+		return err
+	}
+	return fmt.Errorf("%w (%w)", *why, err)
 }
 
 // errUseHTTP2 is what http.Transport gets instead of a connection where the pool has
