@@ -13,6 +13,7 @@ import (
 	stdtls "crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"slices"
 	"strings"
@@ -27,8 +28,15 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// serverTimeout bounds a handshake on a server. On a client gRPC does.
-const serverTimeout = 30 * time.Second
+const (
+	// serverTimeout bounds a handshake on a server. On a client gRPC does.
+	serverTimeout = 30 * time.Second
+
+	// lingerTime and lingerBytes bound how long a server reads from a client that it has
+	// refused.
+	lingerTime  = time.Second
+	lingerBytes = 1 << 20
+)
 
 // An AuthInfo is what gRPC hands out about a connection.
 type AuthInfo struct {
@@ -124,28 +132,48 @@ func (t *transport) ClientHandshake(ctx context.Context, authority string, raw n
 		config = config.Clone()
 		config.ServerName = hostOf(authority)
 	}
-	return t.handshake(ctx, raw, tls.Client(raw, config))
+	conn, info, err := t.handshake(ctx, tls.Client(raw, config))
+	if err != nil {
+		raw.Close()
+	}
+	return conn, info, err
 }
 
 func (t *transport) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), serverTimeout)
 	defer cancel()
-	return t.handshake(ctx, raw, tls.Server(raw, t.config))
+	conn, info, err := t.handshake(ctx, tls.Server(raw, t.config))
+	if err != nil {
+		linger(raw)
+		raw.Close()
+	}
+	return conn, info, err
 }
 
-func (t *transport) handshake(ctx context.Context, raw net.Conn, conn *tls.Conn) (net.Conn, credentials.AuthInfo, error) {
+// linger waits until a client that was refused has read the alert. It has begun to speak
+// HTTP/2, and to close with bytes unread would have TCP reset the connection.
+func linger(raw net.Conn) {
+	half, ok := raw.(interface{ CloseWrite() error })
+	if !ok || half.CloseWrite() != nil {
+		return
+	}
+	raw.SetReadDeadline(time.Now().Add(lingerTime))
+	io.Copy(io.Discard, io.LimitReader(raw, lingerBytes))
+}
+
+// handshake leaves it to its caller to close the connection where it fails.
+func (t *transport) handshake(ctx context.Context, conn *tls.Conn) (net.Conn, credentials.AuthInfo, error) {
 	begun := time.Now()
 	err := conn.HandshakeContext(ctx)
 	if t.onHandshake != nil {
 		t.onHandshake(conn, time.Since(begun), err)
 	}
 	if err != nil {
-		raw.Close()
 		return nil, nil, err
 	}
 	cs := conn.ConnectionState()
 	if cs.NegotiatedProtocol != "h2" {
-		conn.Close()
+		conn.CloseWrite()
 		return nil, nil, errors.New("atlsgrpc: the peer did not negotiate HTTP/2 by ALPN")
 	}
 	return conn, AuthInfo{

@@ -171,6 +171,43 @@ func TestEvidenceOfAnotherMakerIsRefused(t *testing.T) {
 	}
 }
 
+// A slow verifier waits until what the client sends beside has arrived.
+type slow struct {
+	attestext.Verifier
+	arrived chan struct{}
+}
+
+func (v slow) Appraise(ctx context.Context, ev *attestext.Evidence, c *attestext.Challenge) (*attestext.Appraisal, error) {
+	<-v.arrived
+	return v.Verifier.Appraise(ctx, ev, c)
+}
+
+// A client whose evidence is refused has begun to speak HTTP/2 by then, and its
+// connection is not reset before it has read the alert, which is what its RPCs end with.
+func TestRefusedClientReadsWhy(t *testing.T) {
+	client, server := configs()
+	client.Attestation.Attester = softtee.NewTDX(&softtee.TDXOptions{Seed: "another"}).Attester()
+	client.NextProtos, client.ServerName = []string{"h2"}, "localhost"
+	arrived := make(chan struct{})
+	server.Attestation.Verifier = slow{server.Attestation.Verifier, arrived}
+	conn, err := tls.Dial("tcp", serve(t, server), client)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	conn.SetDeadline(time.Now().Add(time.Minute))
+	if _, err := conn.Write(make([]byte, 64<<10)); err != nil {
+		t.Fatal(err)
+	}
+	close(arrived)
+	if _, err := conn.Read(make([]byte, 1)); err == nil || !strings.Contains(err.Error(), "remote error: tls: bad certificate") {
+		t.Errorf("it reads %v", err)
+	}
+	if _, err := conn.NetConn().Read(make([]byte, 1)); err != io.EOF {
+		t.Errorf("and then %v", err)
+	}
+}
+
 func TestServerThatDoesNotAttestIsRefused(t *testing.T) {
 	client, server := configs()
 	server.Attestation = nil
