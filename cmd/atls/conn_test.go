@@ -5,6 +5,7 @@ import (
 	"bytes"
 	stdtls "crypto/tls"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -21,6 +22,7 @@ import (
 	"github.com/attestedtls/atls/attestext/tsm"
 	"github.com/attestedtls/atls/attestext/verifier"
 	"github.com/attestedtls/atls/internal/testpki"
+	"github.com/attestedtls/atls/tls"
 )
 
 type pair struct {
@@ -547,5 +549,79 @@ func TestHintsAreForTheFlagsOfTheEnd(t *testing.T) {
 	}
 	if e := atls(t, "", "verify", pki("eat-evidence.cmw"), "--trust-roots", pki("ca.pem")); e.status != 3 || !strings.Contains(e.stderr, "keys among --trust-roots") {
 		t.Errorf("status %d: %s", e.status, e.stderr)
+	}
+}
+
+// Who is refused when it is to attest again reads why, whatever it has sent since.
+func TestRefusalOfARoundArrives(t *testing.T) {
+	var f connFlags
+	fs := newFlagSet("dial")
+	f.register(fs)
+	if err := fs.Parse(args([]string{"--ca", pki("ca.pem"), "--servername", "localhost", "--carriage", "post-handshake"}, verifySoftTEE())); err != nil {
+		t.Fatal(err)
+	}
+	setup, err := f.setup(t.Context(), false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer setup.close()
+	cert, err := tls.LoadX509KeyPair(pki("cert.pem"), pki("key.pem"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	raw, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	accepted, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer accepted.Close()
+	peer := tls.Server(accepted, &tls.Config{Certificates: []tls.Certificate{cert}, Attestation: &tls.AttestationConfig{
+		Attester: softtee.NewTDX(nil).Attester(), Carriage: tls.CarriagePostHandshake,
+	}})
+	shaken := make(chan error, 1)
+	go func() { shaken <- peer.Handshake() }()
+	rounds, appraised, written := 0, make(chan struct{}), make(chan struct{})
+	setup.config.VerifyConnection = func(tls.ConnectionState) error {
+		if rounds++; rounds == 1 {
+			return nil
+		}
+		close(appraised)
+		<-written
+		return errors.New("no")
+	}
+	s := newSession(raw, func(c net.Conn) *tls.Conn { return tls.Client(c, setup.config) })
+	defer raw.Close()
+	if err := errors.Join(s.shake(t.Context(), testTimeout), <-shaken); err != nil {
+		t.Fatal(err)
+	}
+	peer.SetDeadline(time.Now().Add(testTimeout))
+	read := make(chan error, 1)
+	go func() {
+		_, err := peer.Read(make([]byte, 1))
+		read <- err
+	}()
+	refused := make(chan error, 1)
+	go func() { refused <- s.conn.Reattest(t.Context()) }()
+	<-appraised
+	if _, err := peer.Write(make([]byte, 64<<10)); err != nil {
+		t.Fatal(err)
+	}
+	close(written)
+	if err := <-refused; err == nil {
+		t.Error("nothing was refused")
+	}
+	if err := <-read; err == nil || !strings.Contains(err.Error(), "remote error: tls: bad certificate") {
+		t.Errorf("the peer reads %v", err)
+	}
+	if _, err := accepted.Read(make([]byte, 1)); err != io.EOF {
+		t.Errorf("and then %v", err)
 	}
 }

@@ -564,7 +564,12 @@ func (p *proxy) relay(ctx context.Context, s *session, plain net.Conn) error {
 	defer timer.Stop()
 
 	done := make(chan error, 2)
-	go func() { done <- move(plain, wholeReader{s}, closeWrite(plain), touch) }()
+	told := false // plain has been told all that the peer had to say
+	go func() {
+		err := move(plain, wholeReader{s}, closeWrite(plain), touch)
+		told = err == nil
+		done <- err
+	}()
 	go func() { done <- move(s.conn, plain, s.conn.CloseWrite, touch) }()
 	var writing error
 	for range 2 {
@@ -579,6 +584,10 @@ func (p *proxy) relay(ctx context.Context, s *session, plain net.Conn) error {
 	once.Do(func() {}) // from here on cause stays
 	switch {
 	case cause != nil:
+	case writing != nil && told:
+		cause = writing
+		accept.Linger(ctx, plain) // it may not have read it all
+		plain.Close()
 	case writing != nil:
 		cause = writing
 		reset(plain)

@@ -16,11 +16,13 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/attestedtls/atls/proxyproto"
+	"github.com/attestedtls/atls/tls"
 )
 
 // backend is a plain server that does handle with each connection. It returns its
@@ -872,4 +874,70 @@ func fetchFrom(p *proxy) string {
 	var b strings.Builder
 	p.exposition().WriteTo(&b)
 	return b.String()
+}
+
+// A failing connection can be written to until it fails.
+type failing struct {
+	net.Conn
+	fails  atomic.Bool
+	failed chan struct{}
+}
+
+func (f *failing) Write(b []byte) (int, error) {
+	if f.fails.Load() {
+		close(f.failed)
+		return 0, syscall.EPIPE
+	}
+	return f.Conn.Write(b)
+}
+
+// A program reads all of an answer that came whole, also where what it goes on to send
+// has nowhere to go any more.
+func TestProxyHandsOverAnAnswerThatCameEarly(t *testing.T) {
+	const size = 1 << 20 // fits into what the kernel keeps, and the program has read none of it
+	cert, err := stdtls.LoadX509KeyPair(pki("cert.pem"), pki("key.pem"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	remote := backend(t, func(c net.Conn) {
+		conn := stdtls.Server(c, &stdtls.Config{Certificates: []stdtls.Certificate{cert}})
+		conn.Write(make([]byte, size))
+		conn.CloseWrite()
+		io.Copy(io.Discard, conn)
+	})
+	plain := make(chan net.Conn, 1)
+	addr := backend(t, func(c net.Conn) { plain <- c; <-t.Context().Done() })
+	for range 10 {
+		program, err := net.Dial("tcp", addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer program.Close()
+		raw, err := net.Dial("tcp", remote)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer raw.Close()
+		f := &failing{Conn: raw, failed: make(chan struct{})}
+		s := newSession(f, func(c net.Conn) *tls.Conn {
+			return tls.Client(c, &tls.Config{RootCAs: roots(t), ServerName: "localhost"})
+		})
+		if err := s.shake(t.Context(), testTimeout); err != nil {
+			t.Fatal(err)
+		}
+		f.fails.Store(true)
+		over := make(chan error, 1)
+		go func() { over <- (&proxy{idle: testTimeout}).relay(t.Context(), s, <-plain) }()
+		if _, err := program.Write([]byte("more")); err != nil {
+			t.Fatal(err)
+		}
+		<-f.failed
+		if got, err := io.Copy(io.Discard, program); got != size || err != nil {
+			t.Errorf("of the answer %d bytes arrive, and then %v", got, err)
+		}
+		program.Close()
+		if _, ok := errors.AsType[*writeError](<-over); !ok {
+			t.Error("nothing was said of what could not be sent")
+		}
+	}
 }

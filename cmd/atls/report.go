@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -17,6 +18,7 @@ import (
 	"github.com/attestedtls/atls/attestext/cmw"
 	"github.com/attestedtls/atls/attestext/cmw/signed"
 	"github.com/attestedtls/atls/attestext/eat"
+	"github.com/attestedtls/atls/internal/accept"
 	"github.com/attestedtls/atls/tls"
 )
 
@@ -113,19 +115,21 @@ func (c *countingConn) Write(b []byte) (int, error) {
 	return n, err
 }
 
+// CloseWrite is for who has said the last, package tls after a failed re-attestation
+// included.
+func (c *countingConn) CloseWrite() error {
+	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
+		return half.CloseWrite()
+	}
+	return errors.ErrUnsupported
+}
+
 // Read reads application data.
 func (s *session) Read(b []byte) (int, error) {
 	n, err := s.conn.Read(b)
 	s.read += int64(n)
 	return n, err
 }
-
-const (
-	// lingerTime and lingerBytes bound how long a connection is read from after we
-	// have said our last.
-	lingerTime  = time.Second
-	lingerBytes = 1 << 20
-)
 
 // close ends the connection. err is how it went so far.
 func (s *session) close(err error) {
@@ -137,17 +141,8 @@ func (s *session) close(err error) {
 	s.raw.Close()
 }
 
-// linger waits until the peer has read the last that we said, an alert or a page. To
-// close with bytes unread would have TCP reset the connection, and the peer might
-// never read it.
-func (s *session) linger() {
-	if half, ok := s.raw.Conn.(interface{ CloseWrite() error }); ok {
-		if half.CloseWrite() == nil {
-			s.raw.SetReadDeadline(time.Now().Add(lingerTime))
-			io.Copy(io.Discard, io.LimitReader(s.raw.Conn, lingerBytes))
-		}
-	}
-}
+// linger waits until the peer has read the last that we said, an alert or a page.
+func (s *session) linger() { accept.Linger(context.Background(), s.raw.Conn) }
 
 // report says how the connection went. It is called when nobody reads any more.
 func (s *session) report(f *connFlags, err error) *report {
