@@ -139,8 +139,6 @@ func (s *SNPPolicy) ownerUnnamed() bool {
 	return (s.FamilyID != nil || s.ImageID != nil) && s.IDKeyDigest == nil && s.AuthorKeyDigest == nil
 }
 
-func empty[T any](l []T) bool { return l != nil && len(l) == 0 }
-
 // SkipSNPCollateral reports whether p accepts SNP reports without a revocation list.
 func (p *Policy) SkipSNPCollateral() bool {
 	return p != nil && p.SNP != nil && p.SNP.InsecureSkipCollateral
@@ -223,31 +221,19 @@ func (p *Policy) EvaluateSNP(c SNP) (*Decision, error) {
 	}
 	d.bits("guest_policy", s.GuestPolicy, c.GuestPolicy())
 	d.bits("platform_info", s.PlatformInfo, c.PlatformInfo())
-	oneOf(d, "host_data", s.HostData, HostData(c.HostData()))
+	declared(d, "host_data", s.HostData, HostData(c.HostData()))
 	d.key("id_key_digest", "ID key", s.IDKeyDigest, c.IDKeyDigest())
 	d.key("author_key_digest", "author key", s.AuthorKeyDigest, c.AuthorKeyDigest())
-	oneOf(d, "family_id", s.FamilyID, OwnerID(c.FamilyID()))
-	oneOf(d, "image_id", s.ImageID, OwnerID(c.ImageID()))
+	declared(d, "family_id", s.FamilyID, OwnerID(c.FamilyID()))
+	declared(d, "image_id", s.ImageID, OwnerID(c.ImageID()))
 	if svn := c.GuestSVN(); svn < s.MinGuestSVN {
 		d.add(Contraindicated, "min_guest_svn", "got %d, want at least %d", svn, s.MinGuestSVN)
 	} else if s.MinGuestSVN != 0 {
 		d.add(Affirming, "min_guest_svn", "%d is at least %d", svn, s.MinGuestSVN)
 	}
-	d.chip(s, c.ChipID())
+	chip := c.ChipID()
+	machines(d, chip, func(id ChipID) bool { return bytes.Equal(id[:], chip) }, "chip_ids", s.ChipIDs, "deny_chip_ids", s.DenyChipIDs)
 	return d, d.Err()
-}
-
-// revocation says whether revocation was checked, and must be unless it is skipped.
-func (d *Decision) revocation(checked, skip bool) {
-	const claim = "collateral"
-	switch {
-	case checked:
-		d.add(Affirming, claim, "no certificate revoked")
-	case skip:
-		d.add(Warning, claim, "revocation was not checked, which the policy allows")
-	default:
-		d.add(Contraindicated, claim, "revocation was not checked, want it checked")
-	}
 }
 
 // tcb compares component by component: a higher one does not make up for a lower one.
@@ -273,8 +259,8 @@ func (d *Decision) tcb(floor *SNPTCB, c SNP) {
 	d.add(Affirming, claim, "bootloader %d, tee %d, snp %d, microcode %d", reported[0], reported[1], reported[2], reported[3])
 }
 
-// oneOf compares what somebody declared with the values that are acceptable.
-func oneOf[T interface {
+// declared compares what somebody declared with the values that are acceptable.
+func declared[T interface {
 	comparable
 	MarshalText() ([]byte, error)
 }](d *Decision, claim string, allowed []T, got T) {
@@ -294,9 +280,4 @@ func (d *Decision) key(claim, what string, allowed []Measurement, got Measuremen
 		return
 	}
 	d.measurement(measurementList{claim: claim, allowed: allowed, got: got})
-}
-
-func (d *Decision) chip(s *SNPPolicy, got []byte) {
-	machines(d, got, func(id ChipID) bool { return bytes.Equal(id[:], got) },
-		"chip_ids", s.ChipIDs, "deny_chip_ids", s.DenyChipIDs)
 }
