@@ -22,6 +22,12 @@ import (
 // appraiseTimeout bounds an appraisal offline.
 const appraiseTimeout = time.Minute
 
+// isToken reports whether b can be a JWT, with space around it.
+func isToken(b []byte) bool {
+	b = bytes.TrimSpace(b)
+	return len(b) > 2 && b[0] == 'e' && bytes.Count(b, []byte(".")) == 2
+}
+
 // earTree describes an Attestation Result, which nobody has verified.
 func earTree(c *ear.Claims) *node {
 	n := branch(kindEAR, c.Profile)
@@ -103,7 +109,7 @@ func (a *appraiser) appraiseResult(b []byte, id attestext.VerifierIdentity, spki
 	}
 	keys := a.resultKeys(id)
 	if keys == nil {
-		return &attestext.Error{Class: attestext.ErrUnavailable, Op: "verify EAR", Err: errNoKeys}
+		return attestext.Errorf(attestext.ErrUnavailable, "verify EAR", "no key of its verifier: name one with --trust-roots")
 	}
 	now := time.Now()
 	if a.local.Now != nil {
