@@ -15,8 +15,6 @@ import (
 	"github.com/attestedtls/atls/attestext/verifier"
 )
 
-const kindTPM = "TPM quote"
-
 // isTPM reports whether --attest names a TPM.
 func isTPM(attest string) bool {
 	return attest == "tpm" || strings.HasPrefix(attest, "tpm:")
