@@ -522,6 +522,7 @@ func TestHintsAreForTheFlagsOfTheEnd(t *testing.T) {
 		{"command fails to attest", []string{"--attest", execCommand("fail")}, verifySoftTEE(), attestHint, "could not make"},
 		{"no result over that key", []string{"--attest", "results:" + pki("client-results.json")}, args(results, []string{pki("verifiers.json")}), attestHint, "could not make"},
 		{"command says signature", softTEE, refusing("signature"), "its own error", commandHint},
+		{"command says binding", softTEE, refusing("binding"), "its own error", commandHint},
 		{"command says policy", softTEE, refusing("policy"), "its policy", commandHint},
 		{"command fails to appraise", softTEE, []string{"--verify", execCommand("fail")}, "could not make", commandHint},
 		{"quote of the key tier for a service", args(softTEE, []string{"--key-tier", "10m"}), service, "its policy", serviceHint},

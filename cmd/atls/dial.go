@@ -19,7 +19,9 @@ Sends standard input to the peer and writes the reply to standard output, and
 something about the connection to standard error. With --json, that is an object on
 standard output, and the reply goes to standard error.
 
-Nothing is sent before the peer has been appraised, if --verify requires it.
+Nothing is sent before the peer has been appraised, if --verify requires it. A reply that
+ends without the peer's word that it is over, which anybody on the way can bring about, is
+a failure (status 5).
 
 Examples:
     $ echo hello | atls dial localhost:4433 --ca pki/ca.pem --verify local \
@@ -129,7 +131,8 @@ func dial(ctx context.Context, f *connFlags, config *tls.Config, addr string, en
 }
 
 // converse sends stdin to the peer, and copies what the peer says to reply until
-// it has nothing more to say. It does not wait for stdin, which may be a terminal.
+// it says that it has nothing more to say. It does not wait for stdin, which may be a
+// terminal.
 func (s *session) converse(stdin io.Reader, reply io.Writer) error {
 	sent := make(chan error, 1)
 	go func() {
@@ -139,7 +142,7 @@ func (s *session) converse(stdin io.Reader, reply io.Writer) error {
 		}
 		sent <- err
 	}()
-	_, err := io.Copy(reply, readerOnly{s})
+	_, err := io.Copy(reply, wholeReader{s})
 	if err != nil {
 		return err
 	}

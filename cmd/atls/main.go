@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"sync"
 	"syscall"
 )
 
@@ -99,9 +100,42 @@ func init() {
 
 // run is main without the process: it returns the exit status.
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	env := &environment{stdin, stdout, stderr}
+	out := &output{w: stdout}
+	env := &environment{stdin, out, stderr}
+	status := dispatch(ctx, env, args)
+	if err := out.failed(); err != nil && status == statusOK { // which nobody has got to see
+		status = env.fail(usagef("", "standard output: %w", err))
+	}
+	return status
+}
+
+// An output remembers what has failed to be written.
+type output struct {
+	w   io.Writer
+	mu  sync.Mutex
+	err error
+}
+
+func (o *output) Write(b []byte) (int, error) {
+	n, err := o.w.Write(b)
+	if err != nil {
+		o.mu.Lock()
+		o.err = err
+		o.mu.Unlock()
+	}
+	return n, err
+}
+
+func (o *output) failed() error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.err
+}
+
+// dispatch runs the command that args begins with.
+func dispatch(ctx context.Context, env *environment, args []string) int {
 	if len(args) == 0 {
-		fmt.Fprint(stderr, usage)
+		fmt.Fprint(env.stderr, usage)
 		return statusUsage
 	}
 	name, args := args[0], args[1:]

@@ -416,6 +416,8 @@ func TestMistakesOnTheCommandLine(t *testing.T) {
 		{args([]string{"serve", "--listen", "192.0.2.1:1"}, id), 5, "address of this machine"},
 		{[]string{"dial"}, 1, "arguments"},
 		{[]string{"dial", "host"}, 1, "port"},
+		{[]string{"dial", "localhost:99999"}, 1, "from 1 to 65535"},
+		{args([]string{"serve", "--listen", "localhost"}, id), 1, "with a port"},
 		{[]string{"serve"}, 1, "--cert"},
 		{[]string{"serve", "--cert", pki("cert.pem")}, 1, "--key"},
 		{[]string{"serve", "--cert", "/nonexistent", "--key", "/nonexistent"}, 1, "/nonexistent"},

@@ -177,6 +177,7 @@ func (s *session) report(f *connFlags, err error) *report {
 			err = &refusedError{uint8(a)}
 		}
 	}
+	err = s.explained(f, err)
 	r.setDirections(cs.AttestationState)
 	if f.verify != "" {
 		r.Peer = &reportedPeer{Verdict: "none", Claims: map[string]any{}}
@@ -192,6 +193,21 @@ func (s *session) report(f *connFlags, err error) *report {
 	}
 	r.setError(s, f.hinted(err))
 	return r
+}
+
+// explained says of an error of the transport, which may be no more than "EOF", what the peer
+// did or did not do.
+func (s *session) explained(f *connFlags, err error) error {
+	switch {
+	case errors.As(err, new(*tls.AttestationError)), errors.As(err, new(*refusedError)):
+	case !s.shaken && errors.Is(err, context.DeadlineExceeded):
+		return fmt.Errorf("the handshake was not over within %v: %w", f.timeout, err)
+	case !s.shaken && errors.Is(err, io.EOF):
+		return fmt.Errorf("the peer hung up during the handshake: %w", err)
+	case s.shaken && errors.Is(err, io.ErrUnexpectedEOF) && s.raw.ended.Load():
+		return fmt.Errorf("the peer hung up without a close_notify, and what it said may have been cut off: %w", err)
+	}
+	return err
 }
 
 // unconnected is the report of a connection that there never was. It has no stage.

@@ -125,6 +125,9 @@ func exitStatus(err error) int {
 	if errors.As(err, new(*tls.AttestationError)) || errors.As(err, new(*attestext.Error)) {
 		return classStatus[attestext.Class(err)]
 	}
+	if errors.As(err, new(*fs.PathError)) || errors.As(err, new(*net.AddrError)) {
+		return statusUsage // a file, or an address that is none
+	}
 	if isNetwork(err) {
 		return statusNetwork
 	}
@@ -136,6 +139,9 @@ func exitStatus(err error) int {
 func isNetwork(err error) bool {
 	if e, ok := errors.AsType[*net.OpError](err); ok {
 		return e.Op != "local error" && e.Op != "remote error" // alerts
+	}
+	if errors.As(err, new(*fs.PathError)) { // whose number is a net.Error
+		return false
 	}
 	return errors.Is(err, errInterrupted) ||
 		errors.As(err, new(net.Error)) ||
@@ -228,8 +234,14 @@ func hint(err error) string {
 	if errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, context.DeadlineExceeded) {
 		return "--timeout gives the handshake more time"
 	}
+	if errors.As(err, new(*malformedError)) {
+		return "" // what a file lacks is not for a peer to say
+	}
 	if e, ok := errors.AsType[*net.OpError](err); ok && e.Op == "listen" {
 		return "it has to be an address of this machine, with a port or a path that nobody else listens on"
+	}
+	if errors.As(err, new(*net.AddrError)) {
+		return "a port is a number from 1 to 65535"
 	}
 	if isNetwork(err) {
 		return "is the other end there, and does it speak TLS 1.3?"
@@ -243,6 +255,7 @@ var alertHints = map[uint8]string{
 	42:  "its own error says why; --ca, --trust-roots, --binding and --code-points must fit together on the two ends",
 	48:  "the peer does not trust this side's certificate authority: see its --ca or --client-ca",
 	49:  "its policy refuses what this side runs",
+	70:  "evidence takes TLS 1.3, which one end does not speak",
 	80:  "the peer could not make or appraise evidence; its own error says why",
 	109: "one end requires evidence that the other does not offer: it needs --attest, and the same --mode and --code-points on both ends; --attested-key needs --peer-attested-key on the other end",
 	116: "the peer wants a client certificate, --cert and --key, or has the client attest first: --attest and --client-first",
@@ -294,6 +307,7 @@ const (
 // verifyHints are in the place of classHints, by what --verify begins with.
 var verifyHints = map[string]map[error]string{
 	"exec": {
+		attestext.ErrBinding:     commandHint + "; in place of a certificate, it has to answer with the key",
 		attestext.ErrSignature:   commandHint,
 		attestext.ErrPolicy:      commandHint,
 		attestext.ErrUnavailable: commandHint,
