@@ -120,10 +120,7 @@ func TestCapturedEvidenceThatNobodyHasAskedFor(t *testing.T) {
 
 func TestCaptureWithoutItsKeys(t *testing.T) {
 	_, file := capturing(t, args(identity(), []string{"--attest", "softtee:tdx"}), verifySoftTEE())
-	b, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
+	b := contents(t, file)
 	var kept []string
 	for line := range strings.Lines(string(b)) {
 		if !strings.HasPrefix(line, "key ") {
@@ -148,10 +145,7 @@ func TestCaptureWithoutItsKeys(t *testing.T) {
 
 // What is signed and travels is shown, by itself and in its wrapper.
 func TestTokensAreShownAndAppraised(t *testing.T) {
-	held, err := os.ReadFile(pki("results.json"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	held := contents(t, pki("results.json"))
 	var file struct{ Results []struct{ Result string } }
 	if err := json.Unmarshal(held, &file); err != nil {
 		t.Fatal(err)

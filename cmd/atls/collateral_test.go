@@ -7,8 +7,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -16,10 +14,7 @@ import (
 // pcs serves the collateral of the demonstration as Intel's PCS would.
 func pcs(t *testing.T) string {
 	t.Helper()
-	b, err := os.ReadFile(pki("collateral.json"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	b := contents(t, pki("collateral.json"))
 	var all map[string]json.RawMessage
 	if err := json.Unmarshal(b, &all); err != nil {
 		t.Fatal(err)
@@ -61,11 +56,7 @@ func TestCollateralEndpoint(t *testing.T) {
 		t.Fatal(err)
 	}
 	conf := func(allow string) string {
-		f := filepath.Join(t.TempDir(), "endpoint.json")
-		if err := os.WriteFile(f, fmt.Appendf(nil, `{"tdx":{"url":%q},"allow_hosts":[%q]}`, base, allow), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		return f
+		return tempFile(t, "endpoint.json", fmt.Appendf(nil, `{"tdx":{"url":%q},"allow_hosts":[%q]}`, base, allow))
 	}
 	verify := []string{"verify", pki("evidence.cmw"), "--trust-roots", pki("trust-roots.pem"), "--policy", pki("policy.json")}
 	for _, c := range []struct {

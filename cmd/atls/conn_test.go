@@ -159,17 +159,10 @@ func TestAttestedConnections(t *testing.T) {
 
 func TestRefusedConnections(t *testing.T) {
 	softTEE := []string{"--attest", "softtee:tdx"}
-	write := func(name string, b []byte) string {
-		path := filepath.Join(t.TempDir(), name)
-		if err := os.WriteFile(path, b, 0o600); err != nil {
-			t.Fatal(err)
-		}
-		return path
-	}
-	otherRoots := write("roots.pem", softtee.NewTDX(&softtee.TDXOptions{Seed: "other"}).RootsPEM())
+	otherRoots := tempFile(t, "roots.pem", softtee.NewTDX(&softtee.TDXOptions{Seed: "other"}).RootsPEM())
 	softSNP := []string{"--attest", "softtee:snp"}
-	otherSNPRoots := write("snp-roots.pem", softtee.NewSNP(&softtee.SNPOptions{Seed: "other"}).RootsPEM())
-	tdxRoots, tdxPolicy := write("tdx-roots.pem", softtee.RootsPEM()), write("tdx-policy.json", softtee.Policy())
+	otherSNPRoots := tempFile(t, "snp-roots.pem", softtee.NewSNP(&softtee.SNPOptions{Seed: "other"}).RootsPEM())
+	tdxRoots, tdxPolicy := tempFile(t, "tdx-roots.pem", softtee.RootsPEM()), tempFile(t, "tdx-policy.json", softtee.Policy())
 	snp := func(o softtee.SNPCollateralOptions) string {
 		o.Now = time.Now().Add(-time.Hour)
 		c, err := softtee.NewSNP(nil).Collateral(&o)
@@ -180,11 +173,11 @@ func TestRefusedConnections(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return write("snp-collateral.json", b)
+		return tempFile(t, "snp-collateral.json", b)
 	}
 	revoked := snp(softtee.SNPCollateralOptions{RevokeASK: true})
 	expired := snp(softtee.SNPCollateralOptions{NextUpdate: time.Now().Add(-time.Minute)})
-	otherPolicy := write("policy.json", fmt.Appendf(nil, `{"tdx": {"mrtd": ["%096x"]}}`, 1))
+	otherPolicy := tempFile(t, "policy.json", fmt.Appendf(nil, `{"tdx": {"mrtd": ["%096x"]}}`, 1))
 	short := []string{"--timeout", "1s"}
 	for _, c := range []struct {
 		name        string
@@ -207,10 +200,10 @@ func TestRefusedConnections(t *testing.T) {
 		{"two keys that are not accepted", args(identity(), softTEE, []string{"--attested-key", "new"}), verifySoftTEE(),
 			109, true, "attest", 3, 3, []string{"attested_key_proof"}},
 		{"results of nobody trusted", args(identity(), []string{"--attest", "results:" + pki("results.json")}),
-			[]string{"--verify", "results", "--trust-roots", write("key.pem", softtee.NewResultsIssuer(&softtee.ResultsOptions{Seed: "x"}).PublicKeyPEM()), "--verifier-id", "other.example"},
+			[]string{"--verify", "results", "--trust-roots", tempFile(t, "key.pem", softtee.NewResultsIssuer(&softtee.ResultsOptions{Seed: "x"}).PublicKeyPEM()), "--verifier-id", "other.example"},
 			225, true, "negotiate", 3, 3, []string{"other.example"}},
 		{"results signed by another key", args(identity(), []string{"--attest", "results:" + pki("results.json")}),
-			[]string{"--verify", "results", "--trust-roots", write("key2.pem", softtee.NewResultsIssuer(&softtee.ResultsOptions{Seed: "x"}).PublicKeyPEM()), "--verifier-id", string(softtee.ResultsIdentity)},
+			[]string{"--verify", "results", "--trust-roots", tempFile(t, "key2.pem", softtee.NewResultsIssuer(&softtee.ResultsOptions{Seed: "x"}).PublicKeyPEM()), "--verifier-id", string(softtee.ResultsIdentity)},
 			42, false, "appraise", 3, 3, nil},
 		{"results over another key", args(identity(), []string{"--attest", "results:" + pki("client-results.json")}),
 			[]string{"--verify", "results", "--trust-roots", pki("verifiers.json")},
@@ -497,22 +490,13 @@ func TestHintsAreForTheFlagsOfTheEnd(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	otherKey := filepath.Join(t.TempDir(), "key.pem")
-	if err := os.WriteFile(otherKey, pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: testpki.SPKI(key)}), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	otherKey := tempFile(t, "key.pem", pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: testpki.SPKI(key)}))
 	b, err := ear.MarshalJWK(key.Public())
 	if err != nil {
 		t.Fatal(err)
 	}
-	jwk := filepath.Join(t.TempDir(), "key.jwk")
-	if err := os.WriteFile(jwk, b, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	points := filepath.Join(t.TempDir(), "points.json")
-	if err := os.WriteFile(points, []byte(`{"attestation_evidence": 60}`), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	jwk := tempFile(t, "key.jwk", b)
+	points := tempFile(t, "points.json", []byte(`{"attestation_evidence": 60}`))
 	results := []string{"--verify", "results", "--verifier-id", string(softtee.ResultsIdentity), "--trust-roots"}
 	for _, c := range []struct {
 		name         string

@@ -45,10 +45,7 @@ func TestDemoWritesFilesThatWork(t *testing.T) {
 	if e.status != 0 || e.stdout != "hello\n" {
 		t.Errorf("status %d: %s%s", e.status, e.stdout, e.stderr)
 	}
-	before, err := os.ReadFile(in("key.pem"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	before := contents(t, in("key.pem"))
 	if e := atls(t, "", "demo", "--write", dir); e.status != 1 || !strings.Contains(e.stderr, "exists") {
 		t.Errorf("files were overwritten: status %d: %s", e.status, e.stderr)
 	}

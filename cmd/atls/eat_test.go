@@ -5,8 +5,6 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"encoding/pem"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -19,10 +17,7 @@ import (
 // withoutBlock returns a file like the PEM file at path without its blocks of a type.
 func withoutBlock(t *testing.T, path, blockType string) string {
 	t.Helper()
-	rest, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	rest := contents(t, path)
 	var out bytes.Buffer
 	for {
 		var block *pem.Block
@@ -33,11 +28,7 @@ func withoutBlock(t *testing.T, path, blockType string) string {
 			pem.Encode(&out, block)
 		}
 	}
-	file := filepath.Join(t.TempDir(), "roots.pem")
-	if err := os.WriteFile(file, out.Bytes(), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return file
+	return tempFile(t, "roots.pem", out.Bytes())
 }
 
 func TestEATs(t *testing.T) {
@@ -98,10 +89,7 @@ func TestEATsInJWTsOffline(t *testing.T) {
 	}
 	soft := []string{"--trust-roots", pki("trust-roots.pem"), "--policy", pki("policy.json")}
 	for kind, b := range map[string][]byte{kindEAT: append(bytes.Clone(token), '\n'), kindCMW: record} {
-		file := filepath.Join(t.TempDir(), "token.jwt")
-		if err := os.WriteFile(file, b, 0o600); err != nil {
-			t.Fatal(err)
-		}
+		file := tempFile(t, "token.jwt", b)
 		e := atls(t, "", "inspect", file)
 		for _, say := range []string{"not verified", "eat_nonce: 0101", "dbgstat: disabled-since-boot", "measurements: [[65535", "swname"} {
 			if e.status != 0 || !strings.Contains(e.stdout, say) || strings.Contains(e.stdout, "\x1b") {
@@ -127,13 +115,6 @@ func TestEATsInJWTsOffline(t *testing.T) {
 }
 
 func TestEATsOffline(t *testing.T) {
-	write := func(name string, b []byte) string {
-		path := filepath.Join(t.TempDir(), name)
-		if err := os.WriteFile(path, b, 0o600); err != nil {
-			t.Fatal(err)
-		}
-		return path
-	}
 	ch := &attestext.Challenge{
 		Role: attestext.RoleServer, Kind: attestext.CertAttestation, SPKI: publicKey(t),
 		Nonce: bytes.Repeat([]byte{1}, 32), Binder: bytes.Repeat([]byte{2}, 32),
@@ -161,7 +142,7 @@ func TestEATsOffline(t *testing.T) {
 		name, kind string
 		data       []byte
 	}{{"token", kindEAT, token}, {"untagged", kindEAT, token[3:]}, {"record", kindCMW, record}} {
-		file := write(f.name, f.data)
+		file := tempFile(t, f.name, f.data)
 		e := atls(t, "", "inspect", file)
 		for _, say := range []string{"not verified", "eat_nonce: 0202", "dbgstat: disabled-since-boot", "measurements: [[65535", "2395: 12288", "encoded: 193000", "SHA-256: "} {
 			if e.status != 0 || !strings.Contains(e.stdout, say) || strings.Contains(e.stdout, "\x1b") {
@@ -192,8 +173,8 @@ func TestEATsOffline(t *testing.T) {
 			{args(soft, bound(ch.Binder)[:4], []string{"--spki", pki("client-cert.pem")}), 3, "token is for another key"},
 			{[]string{"--policy", pki("policy.json")}, 3, "nobody's tokens are trusted"},
 			{args(soft[:2], []string{"--insecure-skip-collateral"}), 0, "verdict: warning"},
-			{args(soft[:2], []string{"--policy", write("policy", []byte(`{"tdx": {}}`))}), 4, "no section for EATs"},
-			{args(soft[:2], []string{"--policy", write("policy", []byte(`{"eat": {"claims": {"2395": ["193001"]}}}`))}), 4, "claims 2395: got 193000"},
+			{args(soft[:2], []string{"--policy", tempFile(t, "policy", []byte(`{"tdx": {}}`))}), 4, "no section for EATs"},
+			{args(soft[:2], []string{"--policy", tempFile(t, "policy", []byte(`{"eat": {"claims": {"2395": ["193001"]}}}`))}), 4, "claims 2395: got 193000"},
 			{args(soft, []string{"--report-data", strings.Repeat("02", 64)}), 1, ""},
 			{args(soft, []string{"--at", "2026-01-01T00:00:00Z"}), 3, "in the future"},
 		} {

@@ -190,10 +190,7 @@ func TestEnrollmentIsRenewed(t *testing.T) {
 	if err := json.Unmarshal([]byte(next(stdout)), &second); err != nil || !second.OK || second.Serial == first.Serial {
 		t.Fatalf("%v: %+v after %+v", err, second, first)
 	}
-	log, err := os.ReadFile(a.path("log"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	log := contents(t, a.path("log"))
 	var issued struct{ Time time.Time }
 	if err := json.Unmarshal([]byte(strings.Split(string(log), "\n")[1]), &issued); err != nil || !issued.Time.Before(first.NotAfter) || !second.NotAfter.After(first.NotAfter) {
 		t.Errorf("%v: issued at %v: %+v after %+v", err, issued.Time, second, first)
@@ -275,10 +272,7 @@ func TestEnrollmentRefused(t *testing.T) {
 	if first.status != 0 {
 		t.Fatal(first.stderr)
 	}
-	before, err := os.ReadFile(a.path("cert.pem"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	before := contents(t, a.path("cert.pem"))
 	var issued struct{ Entry struct{ Machine string } }
 	log, err := os.ReadFile(a.path("log"))
 	if err != nil || json.Unmarshal(log, &issued.Entry) != nil {
@@ -372,10 +366,7 @@ func TestRevocationListOverHTTP(t *testing.T) {
 		t.Fatal(e.stderr)
 	}
 	a.write(t, "revoked.json", fmt.Sprintf(`{"claims": {"mrtd": [%q]}}`, mrtd()))
-	b, err := os.ReadFile(a.path("cert.pem"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	b := contents(t, a.path("cert.pem"))
 	block, _ := pem.Decode(b)
 	leaf, err := x509.ParseCertificate(block.Bytes)
 	if err != nil {

@@ -4,7 +4,6 @@ import (
 	"crypto/sha512"
 	"encoding/hex"
 	"fmt"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -22,17 +21,10 @@ func ccel(event string) []byte {
 // The log goes with the quote, and a policy decides on what was measured.
 func TestEventLogs(t *testing.T) {
 	dir := t.TempDir()
-	write := func(name string, b []byte) string {
-		path := filepath.Join(dir, name)
-		if err := os.WriteFile(path, b, 0o600); err != nil {
-			t.Fatal(err)
-		}
-		return path
-	}
-	log := write("CCEL", ccel("kernel"))
+	log := tempFile(t, "CCEL", ccel("kernel"))
 	policyFor := func(event string) []string {
 		digest := sha512.Sum384([]byte(event))
-		file := write(event+".json", fmt.Appendf(nil, `{"tdx": {"events": {"rtmr1": ["%s"]}}}`, hex.EncodeToString(digest[:])))
+		file := tempFile(t, event+".json", fmt.Appendf(nil, `{"tdx": {"events": {"rtmr1": ["%s"]}}}`, hex.EncodeToString(digest[:])))
 		return []string{"--trust-roots", pki("trust-roots.pem"), "--collateral", pki("collateral.json"), "--policy", file}
 	}
 	server := args(identity(), []string{"--attest", "softtee:tdx"})

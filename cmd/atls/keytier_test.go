@@ -15,14 +15,8 @@ import (
 // withQuoteAge is verifySoftTEE with a member about the age of quotes in the policy.
 func withQuoteAge(t *testing.T, member string) []string {
 	t.Helper()
-	b, err := os.ReadFile(pki("policy.json"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	path := filepath.Join(t.TempDir(), "policy.json")
-	if err := os.WriteFile(path, []byte(strings.Replace(string(b), "{", "{"+member+",", 1)), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	b := contents(t, pki("policy.json"))
+	path := tempFile(t, "policy.json", []byte(strings.Replace(string(b), "{", "{"+member+",", 1)))
 	return args(verifySoftTEE(), []string{"--policy", path})
 }
 
@@ -115,10 +109,7 @@ func TestQuotesAreDatedByAnIssuer(t *testing.T) {
 	if !ok {
 		t.Fatal(v.end().stderr)
 	}
-	roots, err := os.ReadFile(pki("trust-roots.pem"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	roots := contents(t, pki("trust-roots.pem"))
 	trusting := filepath.Join(dir, "roots.pem")
 	if err := os.WriteFile(trusting, append(roots, issuer...), 0o600); err != nil {
 		t.Fatal(err)

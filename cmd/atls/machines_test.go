@@ -23,10 +23,7 @@ func TestDialRemembersTheMachine(t *testing.T) {
 	if err != nil || len(files) != 1 {
 		t.Fatalf("files %v, %v", files, err)
 	}
-	b, err := os.ReadFile(files[0])
-	if err != nil {
-		t.Fatal(err)
-	}
+	b := contents(t, files[0])
 	_, id, _ := strings.Cut(string(b), "tdx-platform:")
 	if err := os.WriteFile(files[0], []byte(strings.Replace(string(b), "tdx-platform:"+id[:2], "tdx-platform:fe", 1)), 0o600); err != nil {
 		t.Fatal(err)

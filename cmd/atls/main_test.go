@@ -215,6 +215,26 @@ func verifySoftTEE() []string {
 	return []string{"--verify", "local", "--trust-roots", pki("trust-roots.pem"), "--collateral", pki("collateral.json"), "--policy", pki("policy.json")}
 }
 
+// contents returns what is in a file.
+func contents(t testing.TB, path string) []byte {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// tempFile makes a file of that name and returns its path.
+func tempFile(t testing.TB, name string, b []byte) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), name)
+	if err := os.WriteFile(path, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
 func args(lists ...[]string) []string { return slices.Concat(lists...) }
 
 // exited is what run left.

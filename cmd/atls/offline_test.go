@@ -30,14 +30,8 @@ const (
 )
 
 func TestInspect(t *testing.T) {
-	quote, err := os.ReadFile(pki("quote.bin"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	snp, err := os.ReadFile(amdReport)
-	if err != nil {
-		t.Fatal(err)
-	}
+	quote := contents(t, pki("quote.bin"))
+	snp := contents(t, amdReport)
 	for _, c := range []struct {
 		file, stdin, kind, say string
 	}{
@@ -89,44 +83,26 @@ func TestVerify(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	evidence := filepath.Join(t.TempDir(), "evidence")
-	if err := os.WriteFile(evidence, bound, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	evidence := tempFile(t, "evidence", bound)
 	only := *ch
 	only.Kind = attestext.AttestationOnly
 	bundled, err := softtee.NewTDX(nil).Attester().Attest(t.Context(), &attestext.AttestRequest{Type: attestext.EvidenceType{Kind: only.Kind, Format: eat.BundleFormat}, Challenge: &only})
 	if err != nil {
 		t.Fatal(err)
 	}
-	bundle := filepath.Join(t.TempDir(), "bundle")
-	if err := os.WriteFile(bundle, bundled, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	der, err := os.ReadFile(amdVCEK)
-	if err != nil {
-		t.Fatal(err)
-	}
+	bundle := tempFile(t, "bundle", bundled)
+	der := contents(t, amdVCEK)
 	vcek, err := x509.ParseCertificate(der)
 	if err != nil {
 		t.Fatal(err)
 	}
-	raw, err := os.ReadFile(amdReport)
-	if err != nil {
-		t.Fatal(err)
-	}
+	raw := contents(t, amdReport)
 	amdTSM, err := (&tsm.Report{Provider: tsm.ProviderSNP, OutBlob: raw, AuxBlob: (&sevsnp.Certificates{VCEK: vcek}).Marshal()}).CBOR()
 	if err != nil {
 		t.Fatal(err)
 	}
-	amd := filepath.Join(t.TempDir(), "amd")
-	if err := os.WriteFile(amd, amdTSM, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	debugPolicy := filepath.Join(t.TempDir(), "policy")
-	if err := os.WriteFile(debugPolicy, []byte(`{"snp": {"insecure_allow_debug": true}}`), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	amd := tempFile(t, "amd", amdTSM)
+	debugPolicy := tempFile(t, "policy", []byte(`{"snp": {"insecure_allow_debug": true}}`))
 	challengeArgs := []string{"--nonce", hex.EncodeToString(ch.Nonce), "--binder", hex.EncodeToString(ch.Binder), "--spki", pki("client-cert.pem")}
 	for _, c := range []struct {
 		name   string
@@ -226,15 +202,8 @@ func TestVerifyPrintsTheSchemaOfPolicies(t *testing.T) {
 // What an attester holds is appraised by the keys of those whose it is said to be.
 func TestHeldResults(t *testing.T) {
 	trust := func(id string) string {
-		b, err := os.ReadFile(pki("verifiers.json"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		path := filepath.Join(t.TempDir(), "verifiers.json")
-		if err := os.WriteFile(path, bytes.ReplaceAll(b, []byte(softtee.ResultsIdentity), []byte(id)), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		return path
+		b := contents(t, pki("verifiers.json"))
+		return tempFile(t, "verifiers.json", bytes.ReplaceAll(b, []byte(softtee.ResultsIdentity), []byte(id)))
 	}
 	key := writeKey(t, softtee.NewResultsIssuer(nil).PublicKeyPEM())
 	otherKey := writeKey(t, softtee.NewResultsIssuer(&softtee.ResultsOptions{Seed: "other"}).PublicKeyPEM())

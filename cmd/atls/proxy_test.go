@@ -663,10 +663,7 @@ func TestProxyReloads(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	good, err := os.ReadFile(pki("policy.json"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	good := contents(t, pki("policy.json"))
 	write(string(good))
 	in := start(t, "proxy", args([]string{"--accept", "tls:127.0.0.1:0", "--forward", "tcp:" + backend(t, shout), "--attest", "softtee:tdx"}, identity())...)
 	p, addr, stop := proxyOf(t, args([]string{"--accept", "tcp:127.0.0.1:0", "--forward", "tls:" + in.addr, "--ca", pki("ca.pem")}, verifySoftTEE(), []string{"--policy", policy})...)

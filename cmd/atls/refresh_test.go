@@ -15,10 +15,7 @@ import (
 // expiry returns when the result in a file expires, or zero.
 func expiry(t *testing.T, path string) time.Time {
 	t.Helper()
-	b, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	b := contents(t, path)
 	held, err := results.ParseHeld(b)
 	if err != nil || len(held) != 1 {
 		t.Fatalf("%v in %s", err, b)

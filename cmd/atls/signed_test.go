@@ -4,8 +4,6 @@ import (
 	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -15,29 +13,14 @@ import (
 )
 
 func TestSignedWrappers(t *testing.T) {
-	dir := t.TempDir()
-	write := func(name string, b []byte) string {
-		path := filepath.Join(dir, name)
-		if err := os.WriteFile(path, b, 0o600); err != nil {
-			t.Fatal(err)
-		}
-		return path
-	}
-	read := func(name string) []byte {
-		b, err := os.ReadFile(name)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return b
-	}
 	key := testpki.Key("signer")
 	private, err := x509.MarshalPKCS8PrivateKey(key)
 	if err != nil {
 		t.Fatal(err)
 	}
-	keyFile := write("key.pem", pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private}))
-	roots := read(pki("trust-roots.pem"))
-	trusted := write("trusted.pem", slices.Concat(roots, pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: testpki.SPKI(key)})))
+	keyFile := tempFile(t, "key.pem", pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private}))
+	roots := contents(t, pki("trust-roots.pem"))
+	trusted := tempFile(t, "trusted.pem", slices.Concat(roots, pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: testpki.SPKI(key)})))
 	verify := func(roots string) []string {
 		return []string{"--trust-roots", roots, "--collateral", pki("collateral.json"), "--policy", pki("policy.json")}
 	}
@@ -68,11 +51,11 @@ func TestSignedWrappers(t *testing.T) {
 	}
 
 	for _, name := range []string{"evidence.cmw", "snp-evidence.cmw"} {
-		b, err := signed.Sign(read(pki(name)), key, []byte("key 1"))
+		b, err := signed.Sign(contents(t, pki(name)), key, []byte("key 1"))
 		if err != nil {
 			t.Fatal(err)
 		}
-		file := write(name, b)
+		file := tempFile(t, name, b)
 		e := atls(t, "", "inspect", file)
 		if e.status != 0 || !strings.HasPrefix(e.stdout, "not verified") || !strings.Contains(e.stdout, "ES256") || !strings.Contains(e.stdout, "key 1") {
 			t.Errorf("%s: status %d: %s%s", name, e.status, e.stdout, e.stderr)
@@ -98,6 +81,6 @@ func TestSignedWrappers(t *testing.T) {
 		{args([]string{"serve", "--wrapper-key", keyFile}, id), 1, "--wrapper-key is for"},
 		{args([]string{"serve", "--attest", "results:x", "--wrapper-key", keyFile}, id), 1, "--wrapper-key is for"},
 		{args([]string{"serve", "--attest", "softtee:tdx", "--wrapper-key", pki("policy.json")}, id), 2, "no PEM"},
-		{[]string{"inspect", write("bad", []byte{0xd2, 0x84, 0x40})}, 2, "signed CMW"},
+		{[]string{"inspect", tempFile(t, "bad", []byte{0xd2, 0x84, 0x40})}, 2, "signed CMW"},
 	})
 }

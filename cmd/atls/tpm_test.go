@@ -5,7 +5,6 @@ import (
 	"encoding/pem"
 	"fmt"
 	"net"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -22,19 +21,11 @@ import (
 
 func TestTPM(t *testing.T) {
 	socket := swtpm.Start(t)
-	dir := t.TempDir()
-	write := func(name string, b []byte) string {
-		path := filepath.Join(dir, name)
-		if err := os.WriteFile(path, b, 0o600); err != nil {
-			t.Fatal(err)
-		}
-		return path
-	}
 	e := atls(t, "", "tpm-enroll", "--tpm", socket, "--insecure-any-ek")
 	if e.status != 0 || !strings.Contains(e.stdout, tpm.PEMKey) {
 		t.Fatalf("status %d: %s%s", e.status, e.stdout, e.stderr)
 	}
-	roots := write("roots.pem", []byte(e.stdout))
+	roots := tempFile(t, "roots.pem", []byte(e.stdout))
 	var enrolled struct {
 		EK string `json:"ek_id"`
 	}
@@ -53,8 +44,8 @@ func TestTPM(t *testing.T) {
 	}
 
 	zero := strings.Repeat("00", 32)
-	good := write("policy.json", fmt.Appendf(nil, `{"tpm": {"pcrs": {"sha256": {"4": [%q], "11": [%q]}}, "ek_ids": [%q]}}`, zero, zero, enrolled.EK))
-	bad := write("bad.json", fmt.Appendf(nil, `{"tpm": {"pcrs": {"sha256": {"4": [%q]}}}}`, strings.Repeat("01", 32)))
+	good := tempFile(t, "policy.json", fmt.Appendf(nil, `{"tpm": {"pcrs": {"sha256": {"4": [%q], "11": [%q]}}, "ek_ids": [%q]}}`, zero, zero, enrolled.EK))
+	bad := tempFile(t, "bad.json", fmt.Appendf(nil, `{"tpm": {"pcrs": {"sha256": {"4": [%q]}}}}`, strings.Repeat("01", 32)))
 	attest, verify := []string{"--attest", "tpm:" + socket}, []string{"--verify", "local", "--trust-roots", roots, "--policy", good}
 	only := []string{"--credential", "attestation-only", "--allow-attestation-only"}
 	for name, c := range map[string]struct{ serve, dial []string }{
@@ -95,7 +86,7 @@ func TestTPM(t *testing.T) {
 		})
 	}
 
-	undated := write("undated.json", fmt.Appendf(nil, `{"insecure_allow_unknown_quote_age": true, "tpm": {"pcrs": {"sha256": {"4": [%q]}}}}`, zero))
+	undated := tempFile(t, "undated.json", fmt.Appendf(nil, `{"insecure_allow_unknown_quote_age": true, "tpm": {"pcrs": {"sha256": {"4": [%q]}}}}`, zero))
 	p := connect(t, args(identity(), attest, []string{"--key-tier", "10m"}), args(verify, []string{"--policy", undated}))
 	p.ok(t)
 	if peer := p.c["peer"].(map[string]any); peer["verdict"] != "warning" {
@@ -142,8 +133,8 @@ func TestTPM(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	quote := write("quote", r.Value)
-	for _, file := range []string{quote, write("record", record), write("bundle", bundle)} {
+	quote := tempFile(t, "quote", r.Value)
+	for _, file := range []string{quote, tempFile(t, "record", record), tempFile(t, "bundle", bundle)} {
 		e := atls(t, "", "inspect", file)
 		if e.status != 0 || !strings.Contains(e.stdout, "PCR values are those quoted: true") {
 			t.Errorf("%s: status %d: %s%s", file, e.status, e.stdout, e.stderr)
@@ -192,27 +183,19 @@ func TestTPMsWhoseCertificatesAreRevokedAreRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	dir := t.TempDir()
-	write := func(name string, b []byte) string {
-		path := filepath.Join(dir, name)
-		if err := os.WriteFile(path, b, 0o600); err != nil {
-			t.Fatal(err)
-		}
-		return path
-	}
 	block := func(kind string, der []byte) []byte { return pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}) }
 	collateral := func(name string, revoked ...int64) []string {
-		return []string{"--collateral", write(name, fmt.Appendf(nil, `{"tpm": %s}`, maker.Collateral(t, revoked...)))}
+		return []string{"--collateral", tempFile(t, name, fmt.Appendf(nil, `{"tpm": %s}`, maker.Collateral(t, revoked...)))}
 	}
-	akChain := write("ak.pem", block("CERTIFICATE", maker.Certify(t, req.AK, swtpm.AttestationKey, akSerial)))
-	roots := []string{"--trust-roots", write("roots.pem", block(tpm.PEMRoot, maker.Root.Raw))}
+	akChain := tempFile(t, "ak.pem", block("CERTIFICATE", maker.Certify(t, req.AK, swtpm.AttestationKey, akSerial)))
+	roots := []string{"--trust-roots", tempFile(t, "roots.pem", block(tpm.PEMRoot, maker.Root.Raw))}
 	zero := strings.Repeat("00", 32)
 	policy := func(name, more string) []string {
-		return []string{"--policy", write(name, fmt.Appendf(nil, `{"tpm": {"pcrs": {"sha256": {"4": [%q]}}%s}}`, zero, more))}
+		return []string{"--policy", tempFile(t, name, fmt.Appendf(nil, `{"tpm": {"pcrs": {"sha256": {"4": [%q]}}%s}}`, zero, more))}
 	}
 	good, skip := policy("policy.json", ""), policy("skip.json", `, "insecure_skip_collateral": true`)
 
-	manufacturers := []string{"--ek-roots", write("ca.pem", block("CERTIFICATE", maker.Root.Raw))}
+	manufacturers := []string{"--ek-roots", tempFile(t, "ca.pem", block("CERTIFICATE", maker.Root.Raw))}
 	for _, c := range []struct {
 		name   string
 		args   []string
@@ -263,7 +246,7 @@ func TestTPMsWhoseCertificatesAreRevokedAreRefused(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	quote := write("quote", r.Value)
+	quote := tempFile(t, "quote", r.Value)
 	for _, c := range []struct {
 		args   []string
 		status int
@@ -281,7 +264,7 @@ func TestTPMsWhoseCertificatesAreRevokedAreRefused(t *testing.T) {
 	if e := atls(t, "", "inspect", current); e.status != 0 || !strings.Contains(e.stdout, maker.Root.NotAfter.UTC().Format(time.RFC3339)) {
 		t.Errorf("inspect: status %d: %s%s", e.status, e.stdout, e.stderr)
 	}
-	if e := atls(t, "", "inspect", write("bad.json", []byte(`{"tpm": {"crls": "x"}}`))); e.status != 2 || !strings.Contains(e.stderr, "parse TPM collateral") {
+	if e := atls(t, "", "inspect", tempFile(t, "bad.json", []byte(`{"tpm": {"crls": "x"}}`))); e.status != 2 || !strings.Contains(e.stderr, "parse TPM collateral") {
 		t.Errorf("inspect: status %d: %s%s", e.status, e.stdout, e.stderr)
 	}
 }

@@ -75,14 +75,8 @@ func TestConnectionsRefusedByService(t *testing.T) {
 	key := filepath.Join(t.TempDir(), "key.pem")
 	accepts := args(verifySoftTEE()[2:], []string{"--key", key})
 	good := start(t, "verifier", accepts...)
-	otherRoots := filepath.Join(t.TempDir(), "roots.pem")
-	if err := os.WriteFile(otherRoots, softtee.NewTDX(&softtee.TDXOptions{Seed: "other"}).RootsPEM(), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	otherPolicy := filepath.Join(t.TempDir(), "policy.json")
-	if err := os.WriteFile(otherPolicy, []byte(`{"tdx": {"mrtd": ["`+strings.Repeat("0", 96)+`"]}}`), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	otherRoots := tempFile(t, "roots.pem", softtee.NewTDX(&softtee.TDXOptions{Seed: "other"}).RootsPEM())
+	otherPolicy := tempFile(t, "policy.json", []byte(`{"tdx": {"mrtd": ["`+strings.Repeat("0", 96)+`"]}}`))
 	collateral := []string{"--collateral", pki("collateral.json")}
 	roots := []string{"--trust-roots", pki("trust-roots.pem")}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -129,11 +123,7 @@ func TestConnectionsRefusedByService(t *testing.T) {
 
 func writeKey(t *testing.T, b []byte) string {
 	t.Helper()
-	path := filepath.Join(t.TempDir(), "key")
-	if err := os.WriteFile(path, b, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return path
+	return tempFile(t, "key", b)
 }
 
 func TestVerifierCannotListen(t *testing.T) {
