@@ -234,7 +234,8 @@ func ParseEarly03Hello(data []byte) (*EvidenceHello, error) {
 	return h, nil
 }
 
-// MarshalFormat returns the body of the same extensions in EncryptedExtensions:
+// MarshalFormat returns the body of evidence_request or evidence_proposal of revision
+// -03 in EncryptedExtensions:
 //
 //	EvidenceType selected_evidence_type;
 func MarshalFormat(f EvidenceFormat) ([]byte, error) {

@@ -1,8 +1,9 @@
 // Package attestext holds what an attested handshake needs to know about
 // attestation and nothing about TLS records or about any TEE: the payloads of
-// the extensions of draft-fossati-tls-attestation-08, the Challenge that
-// Evidence must be bound to, the Attester and Verifier interfaces, and the
-// errors that say which of the two failed and how.
+// the extensions of draft-fossati-tls-attestation-08 and of
+// draft-fossati-seat-early-attestation, the Challenge that Evidence must be bound
+// to, the Attester and Verifier interfaces, and the errors that say which of the
+// two failed and how.
 //
 // Start with [Attester] to produce Evidence and [Verifier] to appraise it.
 // The packages below make and read Evidence of particular kinds; none of them

@@ -14,8 +14,8 @@ import (
 const maxKeySize = jose.MaxKeySize
 
 // Algorithm returns the one algorithm that pub is used with: "ES256" for P-256 and
-// "ES384" for P-384, each a *[ecdsa.PublicKey], and "EdDSA" for an
-// [ed25519.PublicKey]. It fails for any other key.
+// "ES384" for P-384, each an *ecdsa.PublicKey, and "EdDSA" for an
+// ed25519.PublicKey. It fails for any other key.
 func Algorithm(pub crypto.PublicKey) (string, error) { return jose.Algorithm(pub) }
 
 // ParseJWK decodes a JSON Web Key (RFC 7517) that [Algorithm] knows. A private key

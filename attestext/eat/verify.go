@@ -195,16 +195,29 @@ func (v *VerifiedToken) Token() *Token { return &v.token }
 // Signer is the SHA-256 of the DER SubjectPublicKeyInfo of the key that signed it.
 func (v *VerifiedToken) Signer() [sha256.Size]byte { return v.key }
 
-// Profile, DebugStatus, UEID, OEMID, HardwareModel, Measurements, IssuedAt and Submods are
-// what a policy compares; see [Token].
-func (v *VerifiedToken) Profile() string       { return v.token.Profile }
-func (v *VerifiedToken) DebugStatus() string   { return v.token.DebugStatus.String() }
-func (v *VerifiedToken) UEID() []byte          { return v.token.UEID }
-func (v *VerifiedToken) OEMID() string         { return v.token.OEMID }
+// Profile returns eat_profile, as in [Token].
+func (v *VerifiedToken) Profile() string { return v.token.Profile }
+
+// DebugStatus returns dbgstat by the name that the RFC has for JSON, empty if there is none.
+func (v *VerifiedToken) DebugStatus() string { return v.token.DebugStatus.String() }
+
+// UEID returns the device, nil if there is none.
+func (v *VerifiedToken) UEID() []byte { return v.token.UEID }
+
+// OEMID returns who made the device, as in [Token].
+func (v *VerifiedToken) OEMID() string { return v.token.OEMID }
+
+// HardwareModel returns the model of the device, nil if there is none.
 func (v *VerifiedToken) HardwareModel() []byte { return v.token.HWModel }
-func (v *VerifiedToken) Measurements() []byte  { return v.token.Measurements }
-func (v *VerifiedToken) IssuedAt() time.Time   { return v.token.IssuedAt }
-func (v *VerifiedToken) Submods() []string     { return v.token.submodNames }
+
+// Measurements returns the claim of that name in CBOR, nil if there is none.
+func (v *VerifiedToken) Measurements() []byte { return v.token.Measurements }
+
+// IssuedAt returns iat, zero if there is none.
+func (v *VerifiedToken) IssuedAt() time.Time { return v.token.IssuedAt }
+
+// Submods returns the names of the submodules, as [Token.SubmodNames] does.
+func (v *VerifiedToken) Submods() []string { return v.token.submodNames }
 
 // Claim returns the encoded value of a claim that is not read here, by its number; nil if
 // there is none.

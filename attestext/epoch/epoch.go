@@ -4,7 +4,7 @@
 //
 // With one, evidence can be dated without trusting the clock of the machine that made
 // it, which the host sets at will: an attester gets an ID by a [Client], has it
-// quoted beside its key (see [attester.KeyTier]), and a relying party that trusts the
+// quoted beside its key (see attester.KeyTier), and a relying party that trusts the
 // issuer's key knows how old the quote is at most ([Keys.Issued]). The issuer learns
 // nothing of either, and all it can do wrong is to date an ID in the future of when
 // it hands it out: to let old evidence pass for newer than it is.
@@ -25,7 +25,7 @@ import (
 //
 //	u64 seconds since 1970, big-endian ‖ 16 random bytes ‖ Ed25519 signature, 64 bytes
 //
-// The signature covers the label, a zero byte, and what is before it.
+// The signature covers the label "atls epoch v1", a zero byte, and what is before it.
 const (
 	timeSize   = 8
 	randomSize = 16

@@ -70,7 +70,7 @@ func NewClient(address string) (*Client, error) {
 	}}, nil
 }
 
-// ID fetches an epoch ID, for [attester.KeyTierOptions]. It takes ten seconds at most, and
+// ID fetches an epoch ID, for attester.KeyTierOptions. It takes ten seconds at most, and
 // fails unless it gets Size bytes of type [eat.EpochMediaType].
 func (c *Client) ID(ctx context.Context) ([]byte, error) {
 	r, err := http.NewRequestWithContext(ctx, http.MethodGet, c.url, nil)
