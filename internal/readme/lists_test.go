@@ -1,11 +1,16 @@
 package readme
 
 import (
+	"encoding/json"
 	"io/fs"
+	"maps"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
+
+	"github.com/attestedtls/atls/attestext"
 )
 
 // headings are those of tables and of diagrams, which may be alike.
@@ -33,8 +38,8 @@ func TestDocumentsSayNothingTwice(t *testing.T) {
 	}
 }
 
-// Internal packages below others, programs to copy from and peers are listed elsewhere.
-var unlisted = regexp.MustCompile(`^(tls/internal|attestext/internal|examples|interop|docs|internal/bench)/`)
+// Stand-ins for the standard library, programs to copy from and peers are listed elsewhere.
+var unlisted = regexp.MustCompile(`^(tls/internal|examples|interop|docs|internal/bench)/`)
 
 func TestDesignListsEveryPackage(t *testing.T) {
 	list := blocks(readFile(t, "docs/DESIGN.md"), "")[0]
@@ -69,5 +74,27 @@ func TestDesignListsEveryPackage(t *testing.T) {
 	}
 	if len(seen) < 20 {
 		t.Errorf("%d packages", len(seen))
+	}
+}
+
+// TestDesignListsEveryCodePoint: with its default, and no other.
+func TestDesignListsEveryCodePoint(t *testing.T) {
+	b, err := json.Marshal(new(attestext.CodePoints).WithDefaults())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var want map[string]uint64
+	if err := json.Unmarshal(b, &want); err != nil {
+		t.Fatal(err)
+	}
+	_, text, _ := strings.Cut(readFile(t, "docs/DESIGN.md"), "\n## Code points\n")
+	got := map[string]uint64{}
+	for _, m := range regexp.MustCompile(`(?m)^\| (\w+) \| (0x\w+|\d+) \|`).FindAllStringSubmatch(text, -1) {
+		if got[m[1]], err = strconv.ParseUint(m[2], 0, 16); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if !maps.Equal(got, want) {
+		t.Errorf("docs/DESIGN.md has %v, want %v", got, want)
 	}
 }
