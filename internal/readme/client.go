@@ -8,29 +8,30 @@ import (
 	"io"
 
 	"github.com/attestedtls/atls/attestext/policy"
-	"github.com/attestedtls/atls/attestext/tdx"
 	"github.com/attestedtls/atls/attestext/verifier"
 	"github.com/attestedtls/atls/tls"
 )
 
 // client connects to addr and writes to out what runs there, and what it says. The
 // lines between the marks are in README.md.
-func client(addr string, roots, teeRoots *x509.CertPool, collateralJSON, policyJSON []byte, out io.Writer) error {
+func client(addr string, roots *x509.CertPool, teeRootsPEM, collateralJSON, policyJSON []byte, out io.Writer) error {
 	// README.md: client
-	collateral, err := tdx.ParseCollateral(collateralJSON) // what Intel says of its platforms
-	if err != nil {
+	v := new(verifier.Local)
+	if err := v.SetRoots(teeRootsPEM); err != nil { // whose TEEs are genuine: left out, Intel's and AMD's
+		return err
+	}
+	if err := v.SetCollateral(collateralJSON); err != nil { // what the manufacturers say of their platforms
 		return err
 	}
 	acceptable, err := policy.Parse(policyJSON) // which measurements to accept
 	if err != nil {
 		return err
 	}
+	v.Policy = acceptable
 	conn, err := tls.Dial("tcp", addr, &tls.Config{
-		RootCAs:    roots,
-		ServerName: "model.example",
-		Attestation: &tls.AttestationConfig{
-			Verifier: &verifier.Local{TDXRoots: teeRoots, TDXCollateral: collateral, Policy: acceptable},
-		},
+		RootCAs:     roots,
+		ServerName:  "model.example",
+		Attestation: &tls.AttestationConfig{Verifier: v},
 	})
 	if err != nil {
 		return err // no application byte has moved

@@ -119,7 +119,7 @@ func TestREADMEsProgramsTalk(t *testing.T) {
 				io.WriteString(conn, "hello")
 			}()
 			var out strings.Builder
-			err = client(ln.Addr().String(), roots, softtee.Roots(), collateral, softtee.Policy(), &out)
+			err = client(ln.Addr().String(), roots, softtee.RootsPEM(), collateral, softtee.Policy(), &out)
 			said := out.String()
 			if err != nil {
 				said += err.Error()
