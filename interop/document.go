@@ -21,6 +21,7 @@ Peers that verify compute it from their own secrets, and cases in which the fork
 
 ` + "`ok*`" + ` is a cell in which evidence or a result was presented and accepted; ` + "`-`" + `: the stack cannot do this.
 A case named "wrong" passes when the fork refuses with the alert that the case names. ` + "`atls interop --list`" + ` says what each case is, and quotes the requirement.
+A peer that the machine lacks is skipped; ` + "`--install`" + ` has apt-get install what it needs (Debian, root).
 
 ## Peers
 
