@@ -30,8 +30,8 @@ type SNPPolicy struct {
 
 	// MinTCB is a floor: each component of the TCB that the signing key is bound to,
 	// of the one that is running and of the one that the host cannot go back behind
-	// must be at least as high. nil is none, and the verdict is then Warning: AMD
-	// does not say which TCB is current, so that nobody has.
+	// must be at least as high. nil, or only zeros, is none, and the verdict is then
+	// Warning: AMD does not say which TCB is current, so that nobody has.
 	MinTCB *SNPTCB `json:"min_tcb,omitempty"`
 
 	// MaxCollateralAge bounds how long ago the revocation list was issued, on top of when it
@@ -122,6 +122,8 @@ func (s *SNPPolicy) check() error {
 	switch {
 	case s.MaxVMPL > maxVMPL:
 		return fmt.Errorf("snp: max_vmpl is %d, and there is none above %d", s.MaxVMPL, maxVMPL)
+	case s.MinTCB != nil && *s.MinTCB == (SNPTCB{}):
+		return errors.New("snp: min_tcb is a floor of zeros, which every TCB is above; leave it out")
 	case s.ownerUnnamed():
 		return fmt.Errorf("snp: %s", errOwnerUnnamed)
 	case slices.Contains(s.IDKeyDigest, Measurement{}), slices.Contains(s.AuthorKeyDigest, Measurement{}):
@@ -239,7 +241,7 @@ func (p *Policy) EvaluateSNP(c SNP) (*Decision, error) {
 // tcb compares component by component: a higher one does not make up for a lower one.
 func (d *Decision) tcb(floor *SNPTCB, c SNP) {
 	const claim = "min_tcb"
-	if floor == nil {
+	if floor == nil || *floor == (SNPTCB{}) {
 		d.add(Warning, claim, "TCB not checked: no floor")
 		return
 	}

@@ -91,6 +91,7 @@ func TestSNPClaimsAreComparedWithThePolicy(t *testing.T) {
 		{"guest SVN", func(s p) { s.MinGuestSVN = 6 }, nil, policy.Contraindicated, "min_guest_svn"},
 		{"no floor", func(s p) { s.MinTCB = nil }, nil, policy.Warning, "min_tcb"},
 		{"old bootloader", nothing, func(s c) { s.reported[0]-- }, policy.Contraindicated, "min_tcb"},
+		{"floor of zeros", func(s p) { s.MinTCB = &policy.SNPTCB{} }, nil, policy.Warning, "min_tcb"},
 		{"old TEE", func(s p) { s.MinTCB = &policy.SNPTCB{TEE: 1} }, nil, policy.Contraindicated, "min_tcb"},
 		{"old firmware, new microcode", nothing, func(s c) { s.reported[2]--; s.reported[3]++ }, policy.Contraindicated, "min_tcb"},
 		{"old microcode", nothing, func(s c) { s.reported[3]-- }, policy.Contraindicated, "min_tcb"},
@@ -206,7 +207,7 @@ func TestSNPPolicyThatIsProbablyAMistakeIsRefused(t *testing.T) {
 		`{"snp":{"chip_ids":["` + zero64 + `"]}}`, `{"snp":{"deny_chip_ids":["` + zero64 + `"]}}`,
 		`{"snp":{"measurement":"` + hex48 + `"}}`, `{"snp":{"measurement":["` + hex32 + `"]}}`, `{"snp":{"chip_ids":["` + hex48 + `"]}}`,
 		`{"snp":{"max_vmpl":4}}`, `{"snp":{"max_vmpl":-1}}`, `{"snp":{"min_guest_svn":4294967296}}`, `{"snp":{"min_guest_svn":"1"}}`,
-		`{"snp":{"min_tcb":{"snp":256}}}`, `{"snp":{"min_tcb":{"ucode":1}}}`, `{"snp":{"min_tcb":null}}`, `{"snp":{"min_tcb":[4,0,22,213]}}`,
+		`{"snp":{"min_tcb":{}}}`, `{"snp":{"min_tcb":{"tee":0}}}`, `{"snp":{"min_tcb":{"snp":256}}}`, `{"snp":{"min_tcb":{"ucode":1}}}`, `{"snp":{"min_tcb":null}}`, `{"snp":{"min_tcb":[4,0,22,213]}}`,
 		`{"snp":{"mrtd":["` + hex48 + `"]}}`, `{"snp":{"allow_debug":true}}`, `{"snp":{"allow_migration_agent":1}}`,
 	} {
 		if _, err := policy.Parse([]byte(s)); err == nil {
