@@ -89,7 +89,8 @@ func (a *Authority) lifetime() time.Duration {
 	return a.Lifetime
 }
 
-func (a *Authority) validate() error {
+// Validate says what is wrong with the fields, if anything is. A [Server] calls it as well.
+func (a *Authority) Validate() error {
 	switch {
 	case a.Certificate == nil || a.Key == nil:
 		return errors.New("an authority needs a Certificate and a Key")

@@ -77,29 +77,45 @@ func (c *Client) timeout() time.Duration {
 	return c.Timeout
 }
 
+// Validate says what is wrong with the fields, if anything is. Enroll calls it as well.
+func (c *Client) Validate() error {
+	config := c.TLS
+	if config == nil {
+		config = &tls.Config{}
+	}
+	_, _, err := net.SplitHostPort(c.Addr)
+	switch {
+	case err != nil:
+		return fmt.Errorf("enroll: %w", err)
+	case c.Attester == nil:
+		return errors.New("enroll: a Client needs an Attester")
+	case config.Attestation != nil || len(config.Certificates) > 0 || config.GetClientCertificate != nil:
+		return errors.New("enroll: a Client's TLS has Certificates or Attestation")
+	case config.InsecureSkipVerify:
+		return errors.New("enroll: a Client's TLS does not verify the authority")
+	case len(c.Names) == 0 || len(c.Names) > maxNames:
+		return fmt.Errorf("enroll: %d names, want 1 to %d", len(c.Names), maxNames)
+	}
+	for _, n := range c.Names {
+		if !isName(n) {
+			return fmt.Errorf("enroll: %q is no DNS name in lower case", n)
+		}
+	}
+	return nil
+}
+
 // prepare returns the key to certify and the configuration to dial with.
 func (c *Client) prepare() (crypto.Signer, *tls.Config, error) {
+	if err := c.Validate(); err != nil {
+		return nil, nil, err
+	}
 	config := &tls.Config{}
 	if c.TLS != nil {
 		config = c.TLS.Clone()
 	}
 	host, _, err := net.SplitHostPort(c.Addr)
-	switch {
-	case err != nil:
+	if err != nil {
 		return nil, nil, fmt.Errorf("enroll: %w", err)
-	case c.Attester == nil:
-		return nil, nil, errors.New("enroll: a Client needs an Attester")
-	case config.Attestation != nil || len(config.Certificates) > 0 || config.GetClientCertificate != nil:
-		return nil, nil, errors.New("enroll: a Client's TLS has Certificates or Attestation")
-	case config.InsecureSkipVerify:
-		return nil, nil, errors.New("enroll: a Client's TLS does not verify the authority")
-	case len(c.Names) == 0 || len(c.Names) > maxNames:
-		return nil, nil, fmt.Errorf("enroll: %d names, want 1 to %d", len(c.Names), maxNames)
-	}
-	for _, n := range c.Names {
-		if !isName(n) {
-			return nil, nil, fmt.Errorf("enroll: %q is no DNS name in lower case", n)
-		}
 	}
 	key := c.Key
 	if key == nil {

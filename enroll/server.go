@@ -60,8 +60,8 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	if s.Authority == nil || s.Verifier == nil || len(s.Certificates) == 0 {
 		return errors.New("enroll: a Server needs an Authority, a Verifier and Certificates")
 	}
-	if err := s.Authority.validate(); err != nil {
-		return errors.Join(errors.New("enroll: Authority"), err)
+	if err := s.Authority.Validate(); err != nil {
+		return fmt.Errorf("enroll: Authority: %w", err)
 	}
 	conns, timeout := cmp.Or(s.MaxConns, DefaultMaxConns), cmp.Or(s.Timeout, DefaultTimeout)
 	places := places{most: cmp.Or(s.MaxPerAddr, DefaultMaxPerAddr), taken: map[netip.Prefix]int{}}

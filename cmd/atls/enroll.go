@@ -169,6 +169,9 @@ func runCA(ctx context.Context, env *environment, args []string) error {
 	if a.Certificate, a.Key, err = issuer(*issuerCert, *issuerKey); err != nil {
 		return err
 	}
+	if err := a.Validate(); err != nil {
+		return &malformedError{fmt.Errorf("--issuer-cert and --issuer-key: %w", err)}
+	}
 	if a.Log, err = enroll.OpenLog(*logFile, time.Now()); err != nil {
 		return usagef("", "--log: %w", err)
 	}
@@ -188,16 +191,16 @@ func runCA(ctx context.Context, env *environment, args []string) error {
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(announce, "listening on %s\n", l.Addr())
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	where := ""
 	if *crlAddr != "" {
 		cl, err := new(net.ListenConfig).Listen(ctx, "tcp", *crlAddr)
 		if err != nil {
 			l.Close()
-			return err
+			return fmt.Errorf("--crl: %w", err)
 		}
-		fmt.Fprintf(announce, "revocation list on http://%s/crl\n", cl.Addr())
+		where = fmt.Sprintf("revocation list on http://%s/crl\n", cl.Addr())
 		stopped := make(chan struct{})
 		go func() {
 			defer close(stopped)
@@ -205,6 +208,7 @@ func runCA(ctx context.Context, env *environment, args []string) error {
 		}()
 		defer func() { cancel(); <-stopped }()
 	}
+	fmt.Fprintf(announce, "listening on %s\n%s", l.Addr(), where)
 	return s.Serve(ctx, l)
 }
 
@@ -244,7 +248,7 @@ func crlHandler(a *enroll.Authority) http.Handler {
 func issuer(certFile, keyFile string) (*x509.Certificate, crypto.Signer, error) {
 	missing := func(path string) bool { _, err := os.Lstat(path); return errors.Is(err, fs.ErrNotExist) }
 	if missing(certFile) && missing(keyFile) {
-		key, err := resultsKey(keyFile)
+		key, err := keyOf("issuer-key", keyFile, newP256)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -318,6 +322,9 @@ func runEnroll(ctx context.Context, env *environment, args []string) error {
 		if c.Issuers, err = readCertPool("issuer-ca", *issuerCA); err != nil {
 			return err
 		}
+	}
+	if err := c.Validate(); err != nil {
+		return usagef("", "%w", err)
 	}
 	stdout, stderr := &lineWriter{w: env.stdout}, &lineWriter{w: env.stderr}
 	get := func(ctx context.Context) (*tls.Certificate, error) {

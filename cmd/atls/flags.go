@@ -210,7 +210,18 @@ func parseOptional(fs *flag.FlagSet, args []string, n int, usage string) ([]stri
 	if len(rest) > n {
 		return nil, wrongCount(fs, n, rest)
 	}
-	return rest, nil
+	return rest, emptyFlags(fs)
+}
+
+// emptyFlags reports a flag that was given and is empty, as that of a variable is which a
+// script has not set: without a value, --verify would verify nothing.
+func emptyFlags(fs *flag.FlagSet) (err error) {
+	fs.Visit(func(f *flag.Flag) {
+		if g, ok := f.Value.(flag.Getter); ok && g.Get() == "" && err == nil {
+			err = usagef("leave it out for its default", "--%s is empty", f.Name)
+		}
+	})
+	return err
 }
 
 func (f *connFlags) register(fs *flag.FlagSet) {

@@ -396,6 +396,22 @@ func checkMistakes(t *testing.T, mistakes []mistake) {
 	}
 }
 
+// TestEmptyValuesAreMistakes: what a script has not set must not turn a check off.
+func TestEmptyValuesAreMistakes(t *testing.T) {
+	id, soft := identity(), verifySoftTEE()
+	checkMistakes(t, []mistake{
+		{[]string{"dial", "localhost:1", "--verify", ""}, 1, "--verify is empty"},
+		{[]string{"dial", "localhost:1", "--verify="}, 1, "--verify is empty"},
+		{args([]string{"dial", "localhost:1"}, soft, []string{"--policy", ""}), 1, "--policy is empty"},
+		{args([]string{"dial", "localhost:1", "--machines", ""}, soft), 1, "--machines is empty"},
+		{args([]string{"serve", "--client-ca", ""}, id), 1, "--client-ca is empty"},
+		{args([]string{"serve", "--listen", ""}, id), 1, "--listen is empty"},
+		{[]string{"verify", pki("evidence.cmw"), "--report-data", ""}, 1, "--report-data is empty"},
+		{[]string{"verifier", "--policy", ""}, 1, "--policy is empty"},
+		{[]string{"ca", "--revoked", ""}, 1, "--revoked is empty"},
+	})
+}
+
 // TestHelpIsWhatWasAskedFor: on standard output, for a pager, and no error.
 func TestHelpIsWhatWasAskedFor(t *testing.T) {
 	for _, c := range []struct {
@@ -498,6 +514,11 @@ func TestMistakesOnTheCommandLine(t *testing.T) {
 		{args([]string{"serve", "--attest", "magic"}, id), 1, "magic"},
 		{args([]string{"serve", "--attest", "exec:'"}, id), 1, "quote"},
 		{args([]string{"serve", "--attest", "exec:"}, id), 1, "no command"},
+		{args([]string{"serve", "--attest", "exec:/nonexistent/attester"}, id), 1, "no such file"},
+		{[]string{"dial", "localhost:1", "--verify", "exec:'no such command'"}, 1, "not found"},
+		{args([]string{"serve", "--ca", pki("ca.pem")}, id), 1, "--client-ca has clients show"},
+		{args([]string{"serve", "--servername", "localhost"}, id), 1, "--servername has no effect"},
+		{[]string{"dial", "localhost:1", "--client-ca", pki("ca.pem")}, 1, "--client-ca has no effect"},
 		{args([]string{"serve"}, id, verifySoftTEE()), 1, "--client-ca"},
 		{args([]string{"serve", "--attest", "softtee:tdx", "--evidence-type", "text/plain"}, id), 1, "text/plain"},
 		{args([]string{"serve", "--attest", "softtee:tdx", "--evidence-type", "70000"}, id), 1, "70000"},

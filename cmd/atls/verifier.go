@@ -215,8 +215,10 @@ func logAppraised(stdout, stderr *lineWriter, a veraison.Appraised, asJSON bool)
 
 // resultsKey returns the key of --key, P-256 where it is made; see keyOf.
 func resultsKey(path string) (crypto.Signer, error) {
-	return keyOf("key", path, func() (crypto.Signer, error) { return ecdsa.GenerateKey(elliptic.P256(), rand.Reader) })
+	return keyOf("key", path, newP256)
 }
+
+func newP256() (crypto.Signer, error) { return ecdsa.GenerateKey(elliptic.P256(), rand.Reader) }
 
 // newIssuer returns an issuer of epoch IDs that signs with the key in the file, which it
 // makes if it does not exist.
