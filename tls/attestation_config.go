@@ -1,3 +1,11 @@
+// Package tls is crypto/tls of one Go release, with remote attestation in the handshake of
+// TLS 1.3 and after it. A program that replaces the import by this one works as before.
+// With [Config.Attestation] it shows its peers what it runs, or has them show it before the
+// first byte of application data moves: start with [AttestationConfig]. What came of it is
+// in the [AttestationState] of a [ConnectionState].
+//
+// docs/MIGRATION.md is the way from crypto/tls, and docs/FORK.md says in what else this
+// package differs from it, whose own comment follows.
 package tls
 
 import (
