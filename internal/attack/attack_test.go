@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"strings"
 	"sync"
@@ -187,6 +188,17 @@ func TestDocumentShowsTheExpectedMatrix(t *testing.T) {
 	}
 	if want := "```\n" + ExpectedMatrix().String() + Legend + "```\n"; !strings.Contains(string(b), want) {
 		t.Errorf("docs/ATTACKS.md does not contain\n%s", want)
+	}
+	var lists strings.Builder
+	for _, s := range Scenarios {
+		fmt.Fprintf(&lists, "| `%s` | %s | %s |\n", s.Name, s.About, s.Holds)
+	}
+	lists.WriteString("\n| mode | what the evidence covers |\n|---|---|\n")
+	for _, m := range Modes {
+		fmt.Fprintf(&lists, "| `%s` | %s |\n", m.Name, m.About)
+	}
+	if !strings.Contains(string(b), lists.String()) {
+		t.Errorf("docs/ATTACKS.md does not contain\n%s", &lists)
 	}
 	all, err := rows()
 	if err != nil {
