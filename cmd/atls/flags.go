@@ -59,7 +59,9 @@ Flags:
                                 is, TDX or SEV-SNP), softtee:tdx, softtee:snp or
                                 softtee:eat (which prove nothing, and are for trying
                                 things out), tpm or tpm:PATH (a TPM 2.0, or the socket of
-                                swtpm; see "atls help tpm-enroll"), exec:COMMAND, or
+                                swtpm; see "atls help tpm-enroll"), exec:COMMAND, which
+                                reads a JSON object and prints one (the documentation of
+                                package attestext/execplugin has their members), or
                                 results:FILE, which presents what a verifier said before
                                 (passport)
     --key-tier AGE              one quote, AGE old at most, such as 10m, attests a key, and
