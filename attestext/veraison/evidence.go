@@ -55,7 +55,7 @@ func prepare(ev *attestext.Evidence, expected *attestext.Challenge) (*submission
 		case attestext.ContentFormatEATCWT:
 			s.mediaType = eat.TokenMediaType
 		case attestext.ContentFormatEATJWT:
-			s.mediaType = "application/eat+jwt"
+			s.mediaType = eat.JWTMediaType
 		default:
 			return nil, attestext.Errorf(attestext.ErrWrongType, opAppraise, "%v has no media type to send it under", s.format)
 		}

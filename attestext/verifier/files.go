@@ -27,6 +27,13 @@ import (
 // reads for EATKeys, and blocks EPOCH ISSUER KEY for Epochs; these vouch for no evidence,
 // and are not enough by themselves.
 func (l *Local) SetRoots(data []byte) error {
+	if err := l.setRoots(data); err != nil {
+		return fmt.Errorf("parse trusted roots: %w", err)
+	}
+	return nil
+}
+
+func (l *Local) setRoots(data []byte) error {
 	intel, n := x509.NewCertPool(), 0
 	var amd []*x509.Certificate
 	tpms := &tpm.Trust{}
@@ -38,55 +45,51 @@ func (l *Local) SetRoots(data []byte) error {
 		if block, rest = pem.Decode(rest); block == nil {
 			break
 		}
-		if block.Type == tpm.PEMRoot || block.Type == tpm.PEMKey {
+		switch block.Type {
+		case "CERTIFICATE":
+			c, err := x509.ParseCertificate(block.Bytes)
+			if err != nil {
+				return err
+			}
+			if n++; sevsnp.IsAMD(c) {
+				amd = append(amd, c)
+			} else {
+				intel.AddCert(c)
+			}
+		case tpm.PEMRoot, tpm.PEMKey:
 			if err := tpms.AddPEM(block); err != nil {
-				return fmt.Errorf("parse trusted roots: %w", err)
+				return err
 			}
 			n++
-		}
-		if block.Type == eat.PEMTokenKey {
+		case eat.PEMTokenKey:
 			k, err := eat.ParseTokenKey(block)
 			if err != nil {
-				return fmt.Errorf("parse trusted roots: %w", err)
+				return err
 			}
 			tokenKeys = append(tokenKeys, k)
 			n++
-		}
-		if block.Type == epoch.PEMType {
+		case epoch.PEMType:
 			if err := epochs.AddPEM(block); err != nil {
-				return fmt.Errorf("parse trusted roots: %w", err)
+				return err
 			}
-		}
-		if block.Type == "PUBLIC KEY" {
+		case "PUBLIC KEY":
 			k, err := x509.ParsePKIXPublicKey(block.Bytes)
 			if err != nil {
-				return fmt.Errorf("parse trusted roots: %w", err)
+				return err
 			}
 			if !signed.Usable(k) {
-				return fmt.Errorf("parse trusted roots: a %T cannot sign wrappers here: want P-256, P-384 or Ed25519", k)
+				return fmt.Errorf("a %T cannot sign wrappers here: want P-256, P-384 or Ed25519", k)
 			}
 			signers = append(signers, k)
 			n++
 		}
-		if block.Type != "CERTIFICATE" {
-			continue
-		}
-		c, err := x509.ParseCertificate(block.Bytes)
-		if err != nil {
-			return fmt.Errorf("parse trusted roots: %w", err)
-		}
-		if n++; sevsnp.IsAMD(c) {
-			amd = append(amd, c)
-		} else {
-			intel.AddCert(c)
-		}
 	}
 	if n == 0 {
-		return errors.New("parse trusted roots: no certificate and no key that vouches for evidence")
+		return errors.New("no certificate and no key that vouches for evidence")
 	}
 	roots, err := sevsnp.NewRoots(amd...)
 	if err != nil {
-		return fmt.Errorf("parse trusted roots: %w", err)
+		return err
 	}
 	l.TDXRoots, l.SNPRoots, l.TPM, l.EATKeys, l.WrapperKeys, l.Epochs = intel, roots, nil, tokenKeys, signers, nil
 	if len(epochs) != 0 {

@@ -7,15 +7,13 @@ import (
 	"context"
 	"crypto"
 	"crypto/x509"
-	"encoding/hex"
-	"errors"
+	"maps"
 	"time"
 
 	"github.com/attestedtls/atls/attestext"
 	"github.com/attestedtls/atls/attestext/cmw"
 	"github.com/attestedtls/atls/attestext/cmw/signed"
 	"github.com/attestedtls/atls/attestext/eat"
-	"github.com/attestedtls/atls/attestext/eventlog"
 	"github.com/attestedtls/atls/attestext/internal/binding"
 	"github.com/attestedtls/atls/attestext/policy"
 	"github.com/attestedtls/atls/attestext/sevsnp"
@@ -361,6 +359,9 @@ func (v *Verified) IsAbout(reportData [attestext.ReportDataSize]byte) bool {
 // Evaluate compares v with the policy of its verifier.
 func (v *Verified) Evaluate() (*policy.Decision, error) { return v.evaluate() }
 
+// Claims returns what the evidence says, as in the Claims of an Appraisal.
+func (v *Verified) Claims() map[string]any { return maps.Clone(v.claims) }
+
 // Verify verifies the quote in r, and decides neither what it is bound to nor
 // whether it is acceptable: that is for [Local.Appraise], which does all three.
 // It is for looking at evidence outside of a handshake.
@@ -375,156 +376,6 @@ func (l *Local) Verify(r *tsm.Report) (*Verified, error) {
 	return nil, attestext.Errorf(attestext.ErrWrongType, opAppraise, "report by provider %q is not supported here", r.Provider)
 }
 
-var (
-	errNoTDXRoots = errors.New("no roots for TDX are trusted, while there are some for another TEE")
-	errNoSNPRoots = errors.New("no roots for SEV-SNP are trusted, while there are some for another TEE")
-)
-
 // trustsOthers reports whether somebody has named whom to trust for evidence that has no
 // roots above.
 func (l *Local) trustsOthers() bool { return l.TPM != nil || len(l.EATKeys) != 0 }
-
-func (l *Local) verifyTDX(r *tsm.Report, now time.Time) (*Verified, error) {
-	q, err := tdx.Parse(r.OutBlob)
-	if err != nil {
-		return nil, err
-	}
-	var log *eventlog.Log
-	if len(r.AuxBlob) != 0 {
-		if log, err = eventlog.Parse(r.AuxBlob); err != nil {
-			return nil, err
-		}
-	}
-	if l.TDXRoots == nil && (l.SNPRoots != nil || l.trustsOthers()) {
-		return nil, &attestext.Error{Class: attestext.ErrUnavailable, Op: opAppraise, Err: errNoTDXRoots}
-	}
-	v, err := l.verifyQuote(q, now)
-	if err != nil {
-		return nil, err
-	}
-	e := &Verified{ReportData: v.ReportData(), claims: tdxClaims(v)}
-	var c policy.TDX = v
-	e.evaluate = func() (*policy.Decision, error) {
-		d, _ := l.Policy.EvaluateTDX(c)
-		return d, l.Policy.EvaluateTDXCollateral(d, v.CollateralIssued(), now)
-	}
-	if log != nil {
-		if err := log.Check(v.RTMRs()); err != nil {
-			return nil, err
-		}
-		events := log.Digests()
-		e.claims["event_log"] = []int{len(events[0]), len(events[1]), len(events[2]), len(events[3])}
-		c = &loggedTDX{v, events}
-	}
-	if id := v.PlatformInstanceID(); len(id) != 0 {
-		e.machine = tdxMachineScheme + hex.EncodeToString(id)
-	}
-	return e, nil
-}
-
-// loggedTDX is a quote and the events that an event log adds to it.
-type loggedTDX struct {
-	*tdx.Verified
-	events [tdx.RTMRCount][][tdx.MeasurementSize]byte
-}
-
-// Events implements [policy.TDXEvents].
-func (l *loggedTDX) Events() [tdx.RTMRCount][][tdx.MeasurementSize]byte { return l.events }
-
-func (l *Local) verifySNP(r *tsm.Report, now time.Time) (*Verified, error) {
-	report, err := sevsnp.Parse(r.OutBlob)
-	if err != nil {
-		return nil, err
-	}
-	certs, err := sevsnp.ParseCertificates(r.AuxBlob)
-	if err != nil {
-		return nil, err
-	}
-	if l.SNPRoots == nil && (l.TDXRoots != nil || l.trustsOthers()) {
-		return nil, &attestext.Error{Class: attestext.ErrUnavailable, Op: opAppraise, Err: errNoSNPRoots}
-	}
-	v, err := l.verifyReport(report, certs, now)
-	if err != nil {
-		return nil, err
-	}
-	e := &Verified{ReportData: v.ReportData(), claims: snpClaims(v)}
-	e.evaluate = func() (*policy.Decision, error) {
-		d, _ := l.Policy.EvaluateSNP(v)
-		return d, l.Policy.EvaluateSNPCollateral(d, v.CollateralIssued(), now)
-	}
-	if id := v.ChipID(); len(id) != 0 {
-		e.machine = snpMachineScheme + hex.EncodeToString(id)
-	}
-	return e, nil
-}
-
-// tdxMachineScheme begins the identity of a TDX platform: the platform instance ID
-// of its certificate follows in hexadecimal. snpMachineScheme begins that of an
-// SEV-SNP platform, where its chip ID does. A platform that masks it has none.
-const (
-	tdxMachineScheme = "tdx-platform:"
-	snpMachineScheme = "snp-chip:"
-)
-
-// tdxClaims names what a quote says. Measurements are in hexadecimal.
-func tdxClaims(v *tdx.Verified) map[string]any {
-	q := v.Quote()
-	rtmrs := make([]string, tdx.RTMRCount)
-	for i, m := range q.RTMRs {
-		rtmrs[i] = hex.EncodeToString(m[:])
-	}
-	status := v.TCBStatus()
-	if status == "" {
-		status = "not checked"
-	}
-	claims := map[string]any{
-		"tee":                "tdx",
-		"mrtd":               hex.EncodeToString(q.MRTD[:]),
-		"rtmrs":              rtmrs,
-		"mrseam":             hex.EncodeToString(q.MRSEAM[:]),
-		"mrconfigid":         hex.EncodeToString(q.MRConfigID[:]),
-		"mrowner":            hex.EncodeToString(q.MROwner[:]),
-		"mrownerconfig":      hex.EncodeToString(q.MROwnerConfig[:]),
-		"td_attributes":      hex.EncodeToString(q.TdAttributes[:]),
-		"xfam":               hex.EncodeToString(q.XFAM[:]),
-		"tee_tcb_svn":        hex.EncodeToString(q.TeeTcbSvn[:]),
-		"debug":              q.Debug(),
-		"fmspc":              v.FMSPC(),
-		"tcb_status":         status,
-		"collateral_checked": v.CollateralChecked(),
-	}
-	addTCBClaims(claims, v.TCB())
-	return claims
-}
-
-// snpClaims names what a report says. Digests and identities are in hexadecimal.
-func snpClaims(v *sevsnp.Verified) map[string]any {
-	r := v.Report()
-	tcb := func(t sevsnp.TCB) map[string]any {
-		return map[string]any{"bootloader": t.Bootloader, "tee": t.TEE, "snp": t.SNP, "microcode": t.Microcode}
-	}
-	authorKey := v.AuthorKeyDigest()
-	return map[string]any{
-		"tee":                "snp",
-		"measurement":        hex.EncodeToString(r.Measurement[:]),
-		"host_data":          hex.EncodeToString(r.HostData[:]),
-		"id_key_digest":      hex.EncodeToString(r.IDKeyDigest[:]),
-		"author_key_digest":  hex.EncodeToString(authorKey[:]),
-		"family_id":          hex.EncodeToString(r.FamilyID[:]),
-		"image_id":           hex.EncodeToString(r.ImageID[:]),
-		"guest_svn":          r.GuestSVN,
-		"vmpl":               r.VMPL,
-		"debug":              r.Policy.Debug(),
-		"migration_agent":    r.Policy.MigrationAgent(),
-		"smt":                r.Policy.SMT(),
-		"signing_key":        r.SigningKey.String(),
-		"csp_id":             v.CSPID(),
-		"product_line":       v.ProductLine(),
-		"chip_id":            hex.EncodeToString(v.ChipID()),
-		"reported_tcb":       tcb(r.ReportedTCB),
-		"current_tcb":        tcb(r.CurrentTCB),
-		"committed_tcb":      tcb(r.CommittedTCB),
-		"launch_tcb":         tcb(r.LaunchTCB),
-		"collateral_checked": v.CollateralChecked(),
-	}
-}
