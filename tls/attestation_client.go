@@ -106,8 +106,7 @@ func (hs *clientHandshakeStateTLS13) attestCheckServerHello() error {
 	}
 	found := helloExtensions(hs.serverHello.original, types)
 	if len(found) > 0 {
-		return c.attestFail(AttestationStageNegotiate, alertIllegalParameter,
-			fmt.Errorf("server sent extension %#04x in ServerHello, it belongs in EncryptedExtensions", found[0].typ))
+		return c.attestNegotiateFail(alertIllegalParameter, "server sent extension %#04x in ServerHello, it belongs in EncryptedExtensions", found[0].typ)
 	}
 	return nil
 }
@@ -120,92 +119,103 @@ func (hs *clientHandshakeStateTLS13) attestReadServerParameters(ee *encryptedExt
 	if a == nil || hs.echContext != nil && hs.echContext.echRejected { // such a handshake ends in ech_required
 		return nil
 	}
-	cp := c.attestCodePoints()
-	fail := func(al alert, format string, args ...any) error {
-		return c.attestFail(AttestationStageNegotiate, al, fmt.Errorf(format, args...))
-	}
-	evidence := func(name string, d *attestDirection, sel *attestext.EvidenceSelection, err error) error {
-		if d.offered == nil {
-			return fail(alertUnsupportedExtension, "server answered %s, which was not offered", name)
-		}
-		if err != nil {
-			return fail(alertDecodeError, "server's %s: %w", name, err)
-		}
-		if !slices.Contains(d.offered, sel.Type) {
-			return fail(alertIllegalParameter, "server selected %v, which was not offered", sel.Type)
-		}
-		d.selectEvidence(sel.Type, sel.Type.Format)
-		return nil
-	}
-	results := func(name string, d *attestDirection, kinds []attestext.CredentialKind, data []byte) error {
-		if d.offeredVerifiers == nil {
-			return fail(alertUnsupportedExtension, "server answered %s, which was not offered", name)
-		}
-		sel, err := attestext.ParseResultsSelection(data)
-		if err != nil {
-			return fail(alertDecodeError, "server's %s: %w", name, err)
-		}
-		if !slices.Contains(d.offeredVerifiers, sel.Verifier) {
-			return fail(alertIllegalParameter, "server selected verifier %q, which was not offered", sel.Verifier)
-		}
-		if d.negotiated {
-			return fail(alertIllegalParameter, "server selected both evidence and results in the direction of %s", name)
-		}
-		d.selectResult(sel.Verifier, resultsKind(kinds))
-		return nil
-	}
-	if data, ok := findExtension(ee.attest.extensions, cp.AuthenticatorCarriage); ok {
-		if !a.offersCarriage() {
-			return fail(alertUnsupportedExtension, "server answered authenticator_carriage, which was not offered")
-		}
-		if len(data) != 0 {
-			return fail(alertDecodeError, "server's authenticator_carriage is not empty")
-		}
-		c.attest.records = true
-	} else if a.needsCarriage() {
-		return fail(alertMissingExtension, "server takes no exported authenticators in handshake records, and this client requires it: %s", a.whyCarriage())
+	if err := c.attestReadCarriage(ee); err != nil {
+		return err
 	}
 	c.earlyAt(afterEncryptedExtensions, hs.transcript)
 	if a.singleExtension() {
 		return hs.earlyServerParameters(ee)
 	}
+	cp := c.attestCodePoints()
 	if data, ok := findExtension(ee.attest.extensions, cp.EvidenceRequest); ok {
 		sel, err := a.parseEvidenceSelection(data, true)
-		if err := evidence("evidence_request", &c.attest.peer, sel, err); err != nil {
+		if err := c.attestReadEvidenceSelection("evidence_request", &c.attest.peer, sel, err); err != nil {
 			return err
 		}
 	}
 	if data, ok := findExtension(ee.attest.extensions, cp.EvidenceProposal); ok {
 		sel, err := a.parseEvidenceSelection(data, false)
-		if err := evidence("evidence_proposal", &c.attest.self, sel, err); err != nil {
+		if err := c.attestReadEvidenceSelection("evidence_proposal", &c.attest.self, sel, err); err != nil {
 			return err
 		}
 		if n := len(sel.Nonce); n > attestext.MaxChallengeSize {
-			return fail(alertIllegalParameter, "server sent a nonce of %d bytes, evidence carries at most %d", n, attestext.MaxChallengeSize)
+			return c.attestNegotiateFail(alertIllegalParameter, "server sent a nonce of %d bytes, evidence carries at most %d", n, attestext.MaxChallengeSize)
 		}
 		c.attest.self.nonce = sel.Nonce
 	}
 	if data, ok := findExtension(ee.attest.extensions, cp.ResultsRequest); ok {
-		if err := results("results_request", &c.attest.peer, a.PeerCredentials, data); err != nil {
+		if err := c.attestReadResultsSelection("results_request", &c.attest.peer, a.PeerCredentials, data); err != nil {
 			return err
 		}
 	}
 	if data, ok := findExtension(ee.attest.extensions, cp.ResultsProposal); ok {
-		if err := results("results_proposal", &c.attest.self, a.Credentials, data); err != nil {
+		if err := c.attestReadResultsSelection("results_proposal", &c.attest.self, a.Credentials, data); err != nil {
 			return err
 		}
 	}
 	for _, typ := range []uint16{cp.AttestationEvidence, cp.AttestedKeyProof} {
 		if _, ok := findExtension(ee.attest.extensions, typ); ok {
-			return fail(alertUnsupportedExtension, "server sent extension %#04x in EncryptedExtensions, it belongs in Certificate", typ)
+			return c.attestNegotiateFail(alertUnsupportedExtension, "server sent extension %#04x in EncryptedExtensions, it belongs in Certificate", typ)
 		}
 	}
 	if a.inHandshake() && a.requires() && !c.attest.peer.negotiated {
-		return fail(alertMissingExtension, "server does not attest, and this client requires it")
+		return c.attestNegotiateFail(alertMissingExtension, "server does not attest, and this client requires it")
 	}
 	c.attestBeforeCertificate(hs.transcript)
 	c.attestTrace(&c.attest.peer, traceNegotiated, 0, 0, nil)
 	c.attestTrace(&c.attest.self, traceNegotiated, 0, 0, nil)
+	return nil
+}
+
+// attestReadCarriage reads whether the server takes authenticators in handshake records.
+func (c *Conn) attestReadCarriage(ee *encryptedExtensionsMsg) error {
+	a := c.config.Attestation
+	data, ok := findExtension(ee.attest.extensions, c.attestCodePoints().AuthenticatorCarriage)
+	switch {
+	case !ok && a.needsCarriage():
+		return c.attestNegotiateFail(alertMissingExtension, "server takes no exported authenticators in handshake records, and this client requires it: %s", a.whyCarriage())
+	case !ok:
+		return nil
+	case !a.offersCarriage():
+		return c.attestNegotiateFail(alertUnsupportedExtension, "server answered authenticator_carriage, which was not offered")
+	case len(data) != 0:
+		return c.attestNegotiateFail(alertDecodeError, "server's authenticator_carriage is not empty")
+	}
+	c.attest.records = true
+	return nil
+}
+
+// attestReadEvidenceSelection notes in d what the server has selected in an extension, or
+// refuses it; err is that of parsing it.
+func (c *Conn) attestReadEvidenceSelection(name string, d *attestDirection, sel *attestext.EvidenceSelection, err error) error {
+	switch {
+	case d.offered == nil:
+		return c.attestNegotiateFail(alertUnsupportedExtension, "server answered %s, which was not offered", name)
+	case err != nil:
+		return c.attestNegotiateFail(alertDecodeError, "server's %s: %w", name, err)
+	case !slices.Contains(d.offered, sel.Type):
+		return c.attestNegotiateFail(alertIllegalParameter, "server selected %v, which was not offered", sel.Type)
+	}
+	d.selectEvidence(sel.Type, sel.Type.Format)
+	return nil
+}
+
+// attestReadResultsSelection is attestReadEvidenceSelection for results; kinds are the
+// configured ones of the direction.
+func (c *Conn) attestReadResultsSelection(name string, d *attestDirection, kinds []attestext.CredentialKind, data []byte) error {
+	if d.offeredVerifiers == nil {
+		return c.attestNegotiateFail(alertUnsupportedExtension, "server answered %s, which was not offered", name)
+	}
+	sel, err := attestext.ParseResultsSelection(data)
+	switch {
+	case err != nil:
+		return c.attestNegotiateFail(alertDecodeError, "server's %s: %w", name, err)
+	case !slices.Contains(d.offeredVerifiers, sel.Verifier):
+		return c.attestNegotiateFail(alertIllegalParameter, "server selected verifier %q, which was not offered", sel.Verifier)
+	case d.negotiated:
+		return c.attestNegotiateFail(alertIllegalParameter, "server selected both evidence and results in the direction of %s", name)
+	}
+	d.selectResult(sel.Verifier, resultsKind(kinds))
 	return nil
 }
 
@@ -219,13 +229,12 @@ func (hs *clientHandshakeStateTLS13) attestReadServerCertificate(msg *certificat
 		}
 	}
 	if c.attest.self.negotiated && hs.certReq == nil {
-		return c.attestFail(AttestationStageNegotiate, alertIllegalParameter,
-			errors.New("server asked this client to attest without a CertificateRequest"))
+		return c.attestNegotiateFail(alertIllegalParameter, "server asked this client to attest without a CertificateRequest")
 	}
 	if hs.certReq != nil && c.attest.self.negotiated {
 		if data, ok := findExtension(hs.certReq.attest.extensions, c.attestCodePoints().AttestedKeyProof); ok {
 			if len(data) != 0 {
-				return c.attestFail(AttestationStageNegotiate, alertDecodeError, errors.New("server's attested_key_proof in CertificateRequest is not empty"))
+				return c.attestNegotiateFail(alertDecodeError, "server's attested_key_proof in CertificateRequest is not empty")
 			}
 			c.attest.keyProofOffered = true
 		}

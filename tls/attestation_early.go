@@ -90,10 +90,10 @@ func (a *AttestationConfig) validateForm() error {
 	return nil
 }
 
-// attestFormFail is attestFail, in negotiation, for what the form has in common with no
-// other: an alert may have the number that another form gives another meaning.
+// attestFormFail is attestNegotiateFail for what the form has in common with no other: an
+// alert may have the number that another form gives another meaning.
 func (c *Conn) attestFormFail(a alert, format string, args ...any) error {
-	return c.attestFail(AttestationStageNegotiate, a, fmt.Errorf("%v: "+format, append([]any{c.config.Attestation.Form}, args...)...))
+	return c.attestNegotiateFail(a, "%v: "+format, append([]any{c.config.Attestation.Form}, args...)...)
 }
 
 // earlyNamed has an error about Evidence name the form, where it is remoteAttestation.

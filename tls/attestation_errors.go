@@ -46,6 +46,11 @@ func (c *Conn) attestFail(stage string, a alert, err error) error {
 	return &AttestationError{Stage: stage, Alert: AlertError(a), Err: err}
 }
 
+// attestNegotiateFail is attestFail for what the negotiation has come to.
+func (c *Conn) attestNegotiateFail(a alert, format string, args ...any) error {
+	return c.attestFail(AttestationStageNegotiate, a, fmt.Errorf(format, args...))
+}
+
 // attestAlert is the one place where the classes of attestext's errors become
 // alerts.
 func (c *Conn) attestAlert(err error) alert {

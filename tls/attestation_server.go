@@ -30,7 +30,7 @@ func (hs *serverHandshakeStateTLS13) attestNegotiate() error {
 		return nil
 	}
 	if err := c.attestValidate(); err != nil {
-		return c.attestFail(AttestationStageNegotiate, alertInternalError, fmt.Errorf("Config.Attestation: %w", err))
+		return c.attestNegotiateFail(alertInternalError, "Config.Attestation: %w", err)
 	}
 	if err := hs.attestNegotiateCarriage(); err != nil || !a.inHandshake() {
 		return err
@@ -39,9 +39,6 @@ func (hs *serverHandshakeStateTLS13) attestNegotiate() error {
 		return hs.earlyNegotiate()
 	}
 	cp := c.attestCodePoints()
-	fail := func(al alert, format string, args ...any) error {
-		return c.attestFail(AttestationStageNegotiate, al, fmt.Errorf(format, args...))
-	}
 	offers := helloExtensions(hs.clientHello.original, attestationExtensions(cp))
 	var request, proposal attestOffer // of what the server and the client attest
 	for _, e := range offers {
@@ -57,22 +54,22 @@ func (hs *serverHandshakeStateTLS13) attestNegotiate() error {
 			proposal.results, err = attestext.ParseResultsHello(e.data)
 		case cp.AttestedKeyProof:
 			if len(e.data) != 0 {
-				return fail(alertDecodeError, "client's attested_key_proof in ClientHello is not empty")
+				return c.attestNegotiateFail(alertDecodeError, "client's attested_key_proof in ClientHello is not empty")
 			}
 			c.attest.keyProofOffered = true
 		case cp.AuthenticatorCarriage: // read before
 		default:
-			return fail(alertIllegalParameter, "client sent attestation_evidence in ClientHello")
+			return c.attestNegotiateFail(alertIllegalParameter, "client sent attestation_evidence in ClientHello")
 		}
 		if err != nil {
-			return fail(alertDecodeError, "client's extension %#04x: %w", e.typ, err)
+			return c.attestNegotiateFail(alertDecodeError, "client's extension %#04x: %w", e.typ, err)
 		}
 	}
 
 	if self := &c.attest.self; request.any() && a.attests() {
 		own := a.selfMenu()
 		if self.choose(own, request); !self.negotiated {
-			return fail(alert(request.alert(cp, a.attester() != nil)), "client asks for %v, this server has %v", request, own)
+			return c.attestNegotiateFail(alert(request.alert(cp, a.attester() != nil)), "client asks for %v, this server has %v", request, own)
 		}
 	}
 
@@ -81,7 +78,7 @@ func (hs *serverHandshakeStateTLS13) attestNegotiate() error {
 	}
 	if !proposal.any() {
 		if a.requires() {
-			return fail(alertMissingExtension, "client does not offer to attest, and this server requires it")
+			return c.attestNegotiateFail(alertMissingExtension, "client does not offer to attest, and this server requires it")
 		}
 		return nil
 	}
@@ -89,14 +86,14 @@ func (hs *serverHandshakeStateTLS13) attestNegotiate() error {
 	d := &c.attest.peer
 	if d.choose(own, proposal); !d.negotiated {
 		if a.requires() {
-			return fail(alert(proposal.alert(cp, a.Verifier != nil)), "client offers %v, this server appraises %v", proposal, own)
+			return c.attestNegotiateFail(alert(proposal.alert(cp, a.Verifier != nil)), "client offers %v, this server appraises %v", proposal, own)
 		}
 		return nil
 	}
 	if d.model == attestext.BackgroundCheck && a.Form == FormTLSAttest {
 		nonce, err := c.attestNonce([]attestext.EvidenceType{{Kind: d.selected.Kind, Format: d.format}})
 		if err != nil {
-			return fail(alertInternalError, "nonce: %w", err)
+			return c.attestNegotiateFail(alertInternalError, "nonce: %w", err)
 		}
 		d.nonce = nonce
 	}
@@ -154,17 +151,14 @@ func (a *AttestationConfig) peerMenu(auth ClientAuthType) attestMenu {
 func (hs *serverHandshakeStateTLS13) attestNegotiateCarriage() error {
 	c := hs.c
 	a := c.config.Attestation
-	fail := func(al alert, format string, args ...any) error {
-		return c.attestFail(AttestationStageNegotiate, al, fmt.Errorf(format, args...))
-	}
 	for _, e := range helloExtensions(hs.clientHello.original, []uint16{c.attestCodePoints().AuthenticatorCarriage}) {
 		if len(e.data) != 0 {
-			return fail(alertDecodeError, "client's authenticator_carriage is not empty")
+			return c.attestNegotiateFail(alertDecodeError, "client's authenticator_carriage is not empty")
 		}
 		c.attest.records = a.Carriage != CarriageLeading && c.quic == nil
 	}
 	if a.needsCarriage() && !c.attest.records {
-		return fail(alertMissingExtension, "client takes no exported authenticators in handshake records, and this server requires it: %s", a.whyCarriage())
+		return c.attestNegotiateFail(alertMissingExtension, "client takes no exported authenticators in handshake records, and this server requires it: %s", a.whyCarriage())
 	}
 	return nil
 }
