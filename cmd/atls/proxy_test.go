@@ -274,6 +274,7 @@ func TestProxyBelievesALoadBalancersHeader(t *testing.T) {
 	addr := backend(t, func(c net.Conn) {
 		h, _ := proxyproto.Read(c)
 		headers <- h
+		io.Copy(io.Discard, c) // or the connection ends by a reset
 	})
 	in := start(t, "proxy", args([]string{"--accept", "tls:127.0.0.1:0", "--forward", "tcp:" + addr, "--accept-proxy", "--send-proxy", "--timeout", "2s"}, identity())...)
 	const header = "\r\n\r\n\x00\r\nQUIT\n\x21\x11\x00\x0c\xc0\x00\x02\x01\xc0\x00\x02\x02\x04\xd2\x01\xbb"
