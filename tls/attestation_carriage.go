@@ -385,7 +385,8 @@ func (l *attestLive) awaitTurn(ctx context.Context, interval time.Duration) bool
 // Both ends must have negotiated CarriagePostHandshake; where they have not, or this
 // end is not configured to ask, Reattest returns an error and leaves the connection as
 // it is. After any other error the connection is closed, and Read and Write return
-// that error: a verdict that is too old is none. VerifyConnection is called with the
+// that error: a verdict that is too old is none. The peer is told why, for which it has a
+// second or two, also where Close is called before. VerifyConnection is called with the
 // new verdict, and may refuse it.
 //
 // Application data goes on in both directions, under the verdict there was before.
@@ -618,11 +619,10 @@ func (c *Conn) attestEnd(stage string, err error) error {
 		e.Alert = AlertError(exportedauth.Alert(err, c.attestRole(true)))
 	}
 	f.err = e
-	l := &c.attest.live
-	if !l.failure.CompareAndSwap(nil, f) {
-		return l.failure.Load().err
-	}
-	if c.attestClosed() { // what fails then fails because of it
+	switch first, end := c.attestFailed(f); {
+	case !first:
+		return c.attest.live.failure.Load().err
+	case !end: // what fails once Close was called fails because of it
 		return e
 	}
 	c.SetWriteDeadline(time.Now().Add(alertTime)) // or a Write that is stuck would hold up the alert
@@ -652,8 +652,11 @@ func (c *Conn) attestLinger(err error) {
 	c.in.setErrorLocked(err)
 	c.input.Reset(nil)
 	if half, ok := c.conn.(interface{ CloseWrite() error }); ok && half.CloseWrite() == nil {
-		c.SetReadDeadline(time.Now().Add(alertTime))
-		io.Copy(io.Discard, io.LimitReader(c.conn, maxLinger))
+		deadline := time.Now().Add(alertTime)
+		c.SetReadDeadline(deadline)
+		if n, _ := io.Copy(io.Discard, io.LimitReader(c.conn, maxLinger)); n == maxLinger {
+			time.Sleep(time.Until(deadline)) // a peer that sends on is made to wait by TCP
+		}
 	}
 	c.conn.Close()
 }

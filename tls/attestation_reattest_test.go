@@ -1273,6 +1273,100 @@ func TestCloseDoesNotWaitForAnAnswerToBeRead(t *testing.T) {
 	<-read
 }
 
+// A lastWords is a connection that is told when a round of re-attestation is to end it.
+type lastWords struct {
+	*net.TCPConn
+	armed   atomic.Bool
+	ending  chan struct{} // the failure is known, and nothing is said yet
+	release chan struct{}
+	flood   bool         // the peer sends without end
+	until   atomic.Value // time.Time: the last deadline for reading
+	closed  chan time.Time
+}
+
+func (l *lastWords) SetWriteDeadline(t time.Time) error {
+	if l.armed.CompareAndSwap(true, false) {
+		close(l.ending)
+		<-l.release
+	}
+	return l.TCPConn.SetWriteDeadline(t)
+}
+
+func (l *lastWords) SetReadDeadline(t time.Time) error {
+	l.until.Store(t)
+	return l.TCPConn.SetReadDeadline(t)
+}
+
+func (l *lastWords) Read(b []byte) (int, error) {
+	if until, ok := l.until.Load().(time.Time); l.flood && ok && until.Unix() > 1 {
+		return len(b), nil
+	}
+	return l.TCPConn.Read(b)
+}
+
+func (l *lastWords) Close() error {
+	select {
+	case l.closed <- time.Now():
+	default:
+	}
+	return l.TCPConn.Close()
+}
+
+// TestPeerIsToldWhyARoundFailed: the alert arrives also where the application, which
+// learns of the failure from a Write, calls Close before it is out, and where the peer
+// sends on without end.
+//
+// Hooks: close.
+func TestPeerIsToldWhyARoundFailed(t *testing.T) {
+	for _, flood := range []bool{false, true} {
+		client, server := reattesting()
+		cc, sc := localPipe(t)
+		l := &lastWords{TCPConn: sc.(*net.TCPConn), ending: make(chan struct{}), release: make(chan struct{}), flood: flood, closed: make(chan time.Time, 1)}
+		server.VerifyConnection = func(cs ConnectionState) error {
+			if cs.Reattestations == 0 {
+				return nil
+			}
+			l.armed.Store(true)
+			return errors.New("no")
+		}
+		c, s := Client(cc, client), Server(l, server)
+		defer cc.Close()
+		defer sc.Close()
+		shaken := make(chan error, 1)
+		go func() { shaken <- s.Handshake() }()
+		if err := errors.Join(c.Handshake(), <-shaken); err != nil {
+			t.Fatal(err)
+		}
+		read := make(chan error, 1)
+		go func() {
+			_, err := c.Read(make([]byte, 1))
+			read <- err
+		}()
+		failed := make(chan error, 1)
+		go func() { failed <- s.Reattest(t.Context()) }()
+		<-l.ending
+		if _, err := s.Write([]byte("x")); !errors.As(err, new(*AttestationError)) {
+			t.Errorf("Write: %v", err)
+		}
+		if err := s.Close(); err != nil {
+			t.Errorf("Close: %v", err)
+		}
+		close(l.release)
+		if err := <-failed; !errors.As(err, new(*AttestationError)) {
+			t.Errorf("Reattest: %v", err)
+		}
+		if _, ok := alertOf(<-read, "remote error"); !ok {
+			t.Error("the peer is not told")
+		}
+		if !flood {
+			c.Close()
+		}
+		if closed := <-l.closed; flood && closed.Before(l.until.Load().(time.Time)) {
+			t.Error("a peer that sends on is cut off before it can have read why")
+		}
+	}
+}
+
 // FuzzPostHandshakeMessages has both ends read what comes in handshake records after the
 // handshake, while a request of theirs waits for its answer.
 func FuzzPostHandshakeMessages(f *testing.F) {

@@ -160,6 +160,7 @@ type attestCancels struct {
 	set    []*context.CancelFunc
 	room   [2]*context.CancelFunc // for set, which rarely needs more
 	closed bool                   // Close was called
+	ending bool                   // attestEnd closes the connection
 	timer  *time.Timer            // of the next round of re-attestation
 }
 
@@ -186,8 +187,9 @@ func (c *Conn) attestCall(ctx context.Context) (context.Context, context.CancelF
 }
 
 // attestClose ends what waits for an attester or a verifier when the connection is
-// closed.
-func (c *Conn) attestClose() {
+// closed. It reports whether the connection is to be left to attestEnd, which says to the
+// peer why, and closes it soon.
+func (c *Conn) attestClose() (ending bool) {
 	calls := &c.attest.cancels
 	calls.mu.Lock()
 	defer calls.mu.Unlock()
@@ -201,6 +203,23 @@ func (c *Conn) attestClose() {
 	if c.attest.live.writing.Load() > 0 { // or Close would wait for a peer that does not read
 		c.SetWriteDeadline(time.Now().Add(alertTime))
 	}
+	if calls.ending {
+		time.AfterFunc(3*alertTime, func() { c.conn.Close() }) // if a deadline of the application's holds it up
+	}
+	return calls.ending
+}
+
+// attestFailed keeps that a round of re-attestation has failed, unless one had before, and
+// reports whether this side is to end the connection: unless Close has.
+func (c *Conn) attestFailed(f *attestFailure) (first, end bool) {
+	calls := &c.attest.cancels
+	calls.mu.Lock()
+	defer calls.mu.Unlock()
+	if !c.attest.live.failure.CompareAndSwap(nil, f) {
+		return false, false
+	}
+	calls.ending = !calls.closed
+	return true, calls.ending
 }
 
 // attestClosed reports whether Close was called.

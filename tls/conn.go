@@ -1451,7 +1451,9 @@ func (c *Conn) Close() error {
 			break
 		}
 	}
-	c.attestClose() // atls:hook close: end a call of an attester or a verifier
+	if c.attestClose() { // atls:hook close: end a call of an attester or a verifier; re-attestation that has failed has the last word
+		return nil
+	}
 	if x != 0 {
 		// io.Writer and io.Closer should not be used concurrently.
 		// If Close is called while a Write is currently in-flight,
