@@ -13,7 +13,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -535,8 +537,43 @@ func TestHintsAreForTheFlagsOfTheEnd(t *testing.T) {
 	}
 }
 
-// Who is refused when it is to attest again reads why, whatever it has sent since.
+// A lastWords is a connection that holds back what is to be said of a round that has
+// failed until somebody has closed it, or has been about to.
+type lastWords struct {
+	*net.TCPConn
+	armed atomic.Bool
+	tried func() bool
+	cut   atomic.Bool
+}
+
+func (l *lastWords) SetWriteDeadline(t time.Time) error {
+	if l.armed.CompareAndSwap(true, false) {
+		for !l.cut.Load() && !l.tried() {
+			runtime.Gosched()
+		}
+	}
+	return l.TCPConn.SetWriteDeadline(t)
+}
+
+func (l *lastWords) CloseWrite() error {
+	l.cut.Store(true)
+	return l.TCPConn.CloseWrite()
+}
+
+func (l *lastWords) Close() error {
+	l.cut.Store(true)
+	return l.TCPConn.Close()
+}
+
+// Who is refused when it is to attest again reads why, whatever it has sent since, and
+// whoever learns of it first at the end that refuses.
 func TestRefusalOfARoundArrives(t *testing.T) {
+	for _, end := range []string{"by itself", "closed", "relayed"} {
+		t.Run(end, func(t *testing.T) { refuseARound(t, end) })
+	}
+}
+
+func refuseARound(t *testing.T, end string) {
 	var f connFlags
 	fs := newFlagSet("dial")
 	f.register(fs)
@@ -552,25 +589,13 @@ func TestRefusalOfARoundArrives(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	raw, err := net.Dial("tcp", l.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	accepted, err := l.Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer accepted.Close()
+	raw, accepted := tcpPair(t)
 	peer := tls.Server(accepted, &tls.Config{Certificates: []tls.Certificate{cert}, Attestation: &tls.AttestationConfig{
 		Attester: softtee.NewTDX(nil).Attester(), Carriage: tls.CarriagePostHandshake,
 	}})
 	shaken := make(chan error, 1)
 	go func() { shaken <- peer.Handshake() }()
+	l := &lastWords{TCPConn: raw.(*net.TCPConn)}
 	rounds, appraised, written := 0, make(chan struct{}), make(chan struct{})
 	setup.config.VerifyConnection = func(tls.ConnectionState) error {
 		if rounds++; rounds == 1 {
@@ -578,25 +603,48 @@ func TestRefusalOfARoundArrives(t *testing.T) {
 		}
 		close(appraised)
 		<-written
+		l.armed.Store(end != "by itself")
 		return errors.New("no")
 	}
-	s := newSession(raw, func(c net.Conn) *tls.Conn { return tls.Client(c, setup.config) })
-	defer raw.Close()
+	s := newSession(l, func(c net.Conn) *tls.Conn { return tls.Client(c, setup.config) })
+	l.tried = func() bool {
+		_, err := s.conn.Write([]byte("x"))
+		return errors.Is(err, net.ErrClosed)
+	}
 	if err := errors.Join(s.shake(t.Context(), testTimeout), <-shaken); err != nil {
 		t.Fatal(err)
 	}
 	peer.SetDeadline(time.Now().Add(testTimeout))
 	read := make(chan error, 1)
 	go func() {
-		_, err := peer.Read(make([]byte, 1))
+		_, err := io.Copy(io.Discard, peer)
 		read <- err
 	}()
+	over := make(chan struct{})
 	refused := make(chan error, 1)
 	go func() { refused <- s.conn.Reattest(t.Context()) }()
 	<-appraised
 	if _, err := peer.Write(make([]byte, 64<<10)); err != nil {
 		t.Fatal(err)
 	}
+	go func() {
+		defer close(over)
+		switch end {
+		case "closed":
+			s.close(untilRefused(s))
+		case "relayed":
+			plain, program := tcpPair(t)
+			go io.Copy(io.Discard, program)
+			go func() {
+				for {
+					if _, err := program.Write([]byte("x")); err != nil {
+						return
+					}
+				}
+			}()
+			s.close((&proxy{idle: testTimeout}).relay(t.Context(), s, plain))
+		}
+	}()
 	close(written)
 	if err := <-refused; err == nil {
 		t.Error("nothing was refused")
@@ -607,4 +655,33 @@ func TestRefusalOfARoundArrives(t *testing.T) {
 	if _, err := accepted.Read(make([]byte, 1)); err != io.EOF {
 		t.Errorf("and then %v", err)
 	}
+	accepted.Close()
+	<-over
+}
+
+// untilRefused writes until that is refused.
+func untilRefused(s *session) error {
+	for {
+		if _, err := s.conn.Write([]byte("x")); err != nil {
+			return err
+		}
+	}
+}
+
+// tcpPair returns both ends of a connection, which are closed in the end.
+func tcpPair(t *testing.T) (dialed, accepted net.Conn) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	if dialed, err = net.Dial("tcp", l.Addr().String()); err != nil {
+		t.Fatal(err)
+	}
+	if accepted, err = l.Accept(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { dialed.Close(); accepted.Close() })
+	return dialed, accepted
 }

@@ -540,7 +540,11 @@ func (p *proxy) relay(ctx context.Context, s *session, plain net.Conn) error {
 	abort := func(err error) {
 		once.Do(func() {
 			cause = err
-			s.raw.Close()
+			if s.badRound(err) {
+				s.conn.Close()
+			} else {
+				s.raw.Close()
+			}
 			reset(plain)
 		})
 	}

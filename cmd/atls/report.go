@@ -81,9 +81,9 @@ type session struct {
 }
 
 // newSession is called when the TCP connection stands and before the handshake.
-func newSession(raw net.Conn, make func(net.Conn) *tls.Conn) *session {
-	c := &countingConn{Conn: raw}
-	return &session{raw: c, conn: make(c), start: time.Now()}
+func newSession(raw net.Conn, over func(net.Conn) *tls.Conn) *session {
+	c := &countingConn{Conn: raw, closed: make(chan struct{})}
+	return &session{raw: c, conn: over(c), start: time.Now()}
 }
 
 // countingConn counts what goes over the wire.
@@ -92,6 +92,8 @@ type countingConn struct {
 	in, out atomic.Int64
 	record  *recorder   // nil for none
 	ended   atomic.Bool // the other end has said its last over TCP
+	closing sync.Once
+	closed  chan struct{} // closed with the connection
 }
 
 func (c *countingConn) Read(b []byte) (int, error) {
@@ -124,6 +126,11 @@ func (c *countingConn) CloseWrite() error {
 	return errors.ErrUnsupported
 }
 
+func (c *countingConn) Close() error {
+	c.closing.Do(func() { close(c.closed) })
+	return c.Conn.Close()
+}
+
 // Read reads application data.
 func (s *session) Read(b []byte) (int, error) {
 	n, err := s.conn.Read(b)
@@ -133,12 +140,22 @@ func (s *session) Read(b []byte) (int, error) {
 
 // close ends the connection. err is how it went so far.
 func (s *session) close(err error) {
-	if err == nil {
+	switch {
+	case err == nil:
 		s.conn.Close()
-		return
+	case s.badRound(err):
+		s.conn.Close()
+		<-s.raw.closed
+	default:
+		s.linger()
+		s.raw.Close()
 	}
-	s.linger()
-	s.raw.Close()
+}
+
+// badRound reports whether err is that of a round of re-attestation: package tls tells the
+// peer of it after Close as well, and then closes the connection below.
+func (s *session) badRound(err error) bool {
+	return s.shaken && errors.As(err, new(*tls.AttestationError))
 }
 
 // linger waits until the peer has read the last that we said, an alert or a page.
