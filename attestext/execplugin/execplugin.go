@@ -306,6 +306,10 @@ func (c *Command) run(ctx context.Context, req *request) (map[string]json.RawMes
 		}
 		return nil, cause
 	}
+	if errors.Is(err, exec.ErrWaitDelay) {
+		cmd.Cancel() // what is left of its group
+		err = errors.New("it ended, and a process that it has started kept its output open, and was killed")
+	}
 	if err != nil {
 		if line := errs.lastLine(); line != "" {
 			return nil, fmt.Errorf("command %s: %w: %s", c.argv[0], err, line)

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/exec"
 	"slices"
@@ -68,6 +69,22 @@ func command(what string, args []string) int {
 		time.Sleep(time.Hour)
 	case "hang alone":
 		time.Sleep(time.Hour)
+	case "leave": // a child that holds the pipes, and a connection to its argument
+		conn, err := net.Dial("tcp", args[0])
+		if err != nil {
+			return 1
+		}
+		file, err := conn.(*net.TCPConn).File()
+		if err != nil {
+			return 1
+		}
+		child := exec.Command(os.Args[0], "as-command", "hang alone")
+		child.Stdout, child.Stderr = os.Stdout, os.Stderr
+		child.ExtraFiles = []*os.File{file}
+		if child.Start() != nil {
+			return 1
+		}
+		fmt.Println(`{"cmw": "AAAA"}`)
 	}
 	return 0
 }
@@ -294,6 +311,28 @@ func TestDeadlineKillsTheProcessGroup(t *testing.T) {
 		t.Error(err)
 	}
 	c.Wait()
+}
+
+// What a command leaves behind with its output open is an error that says so, and is killed.
+func TestNothingIsLeftBehind(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	_, err = self(t, "leave", l.Addr().String()).Attest(t.Context(), &attestext.AttestRequest{Type: x509Type, Challenge: challenge(attestext.CertAttestation)})
+	if !errors.Is(err, attestext.ErrUnavailable) || !strings.Contains(err.Error(), "kept its output open") {
+		t.Error(err)
+	}
+	child, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer child.Close()
+	child.SetReadDeadline(time.Now().Add(time.Minute))
+	if _, err := child.Read(make([]byte, 1)); errors.Is(err, os.ErrDeadlineExceeded) { // no end of the connection
+		t.Error("the child goes on")
+	}
 }
 
 func TestSplit(t *testing.T) {
