@@ -57,6 +57,8 @@ func runAttack(ctx context.Context, env *environment, args []string) error {
 		return usagef("", "--runs must be at least 1")
 	case *asJSON && *verbose:
 		return usagef("", "-v tells stories for people: it does not go with --json")
+	case *asJSON && *list:
+		return usagef("", "--list is for people: it does not go with --json")
 	}
 	if *list {
 		listAttacks(env.stdout)

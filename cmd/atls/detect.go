@@ -164,7 +164,7 @@ func detect(data []byte) (*document, error) {
 // besideEvidence says what a file is that is for a flag, and for which one; what is empty
 // if it is none that is known.
 func besideEvidence(b []byte) (what, where string) {
-	if block, _ := pem.Decode(b); block != nil {
+	if block, _ := pem.Decode(b); block != nil && utf8.Valid(b) { // or it is in a broken quote
 		if strings.HasSuffix(block.Type, "PRIVATE KEY") {
 			return "a private key", "--key, and for nobody else to see"
 		}

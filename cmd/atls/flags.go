@@ -215,6 +215,12 @@ func parseOptional(fs *flag.FlagSet, args []string, n int, usage string) ([]stri
 	return rest, emptyFlags(fs)
 }
 
+// isSet reports whether a flag was given.
+func isSet(fs *flag.FlagSet, name string) (set bool) {
+	fs.Visit(func(f *flag.Flag) { set = set || f.Name == name })
+	return set
+}
+
 // emptyFlags reports a flag that was given and is empty, as that of a variable is which a
 // script has not set: without a value, --verify would verify nothing.
 func emptyFlags(fs *flag.FlagSet) (err error) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"path/filepath"
 	"strings"
 	"text/tabwriter"
@@ -59,11 +60,19 @@ func runInterop(ctx context.Context, env *environment, args []string) error {
 	if _, err := parseArgs(fs, args, 0, interopUsage); err != nil {
 		return err
 	}
+	if *list && *asJSON {
+		return usagef("", "--list is for people: it does not go with --json")
+	}
 	if *list {
 		return listCases(env.stdout)
 	}
 	if *update != "" && (r.Quick || r.Cases != nil) {
 		return usagef("", "--update is for a run of all cases")
+	}
+	if *update != "" {
+		if _, err := os.Stat(filepath.Join(*update, "interop", "expected")); err != nil {
+			return usagef("name the root of the source tree", "--update: %w", err)
+		}
 	}
 	if r.Keep != "" {
 		abs, err := filepath.Abs(r.Keep)

@@ -412,6 +412,39 @@ func TestEmptyValuesAreMistakes(t *testing.T) {
 	})
 }
 
+// TestFlagsWithoutEffectAreMistakes: who gives one relies on it.
+func TestFlagsWithoutEffectAreMistakes(t *testing.T) {
+	evidence, result := args([]string{"verify", pki("evidence.cmw")}, verifySoftTEE()[2:]), []string{"verify", pki("results.json"), "--trust-roots", pki("verifiers.json")}
+	checkMistakes(t, []mistake{
+		{args(evidence, []string{"--role", "client"}), 1, "--role has no effect"},
+		{args(evidence, []string{"--binding", "nonsense"}), 1, "--binding has no effect"},
+		{args(evidence, []string{"--credential", "attestation-only"}), 1, "--credential has no effect"},
+		{args(result, []string{"--policy", pki("policy.json")}), 1, "no effect on a result"},
+		{args(result, []string{"--collateral", pki("collateral.json")}), 1, "no effect on a result"},
+		{args(result, []string{"--insecure-skip-collateral"}), 1, "no effect on a result"},
+		{[]string{"attack", "--list", "--json"}, 1, "for people"},
+		{[]string{"interop", "--list", "--json"}, 1, "for people"},
+		{[]string{"interop", "--update", t.TempDir()}, 1, "root of the source tree"},
+	})
+}
+
+// TestBrokenEvidenceIsNotTakenForPEM: a quote has the certificates of its platform in PEM.
+func TestBrokenEvidenceIsNotTakenForPEM(t *testing.T) {
+	whole, err := os.ReadFile(pki("evidence.cmw"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "evidence")
+	for _, b := range [][]byte{whole[:len(whole)-1], append(bytes.Clone(whole), 0)} {
+		if err := os.WriteFile(path, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if e := atls(t, "", "inspect", path); e.status != 2 || strings.Contains(e.stderr, "--cert") || !strings.Contains(e.stderr, "parse CMW") {
+			t.Errorf("%d bytes: status %d: %s", len(b), e.status, e.stderr)
+		}
+	}
+}
+
 // TestHelpIsWhatWasAskedFor: on standard output, for a pager, and no error.
 func TestHelpIsWhatWasAskedFor(t *testing.T) {
 	for _, c := range []struct {

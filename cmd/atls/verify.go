@@ -110,6 +110,13 @@ func runVerify(ctx context.Context, env *environment, args []string) error {
 	case len(rest) == 0:
 		return wrongCount(fs, 1, rest)
 	}
+	if f.nonce+f.binder+f.spki == "" {
+		for _, name := range []string{"role", "binding", "credential"} {
+			if isSet(fs, name) {
+				return usagef("it is about a challenge: --nonce, --binder and --spki", "--%s has no effect here, and the evidence would not be held to it", name)
+			}
+		}
+	}
 	data, err := env.readArgument(ctx, rest[0])
 	if err != nil {
 		return err
@@ -117,6 +124,9 @@ func runVerify(ctx context.Context, env *environment, args []string) error {
 	d, err := detect(data)
 	if err != nil {
 		return err
+	}
+	if d.isResult() && d.kind != kindCapture && (f.policy+f.collateral+f.collateralEndpoint != "" || f.skipCollateral) {
+		return usagef("its verifier has judged: --trust-roots says whose word counts", "--policy, --collateral, --collateral-endpoint and --insecure-skip-collateral have no effect on a result")
 	}
 	a, err := f.appraiser(d.isResult())
 	if err != nil {
