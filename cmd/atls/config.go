@@ -12,7 +12,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"slices"
 	"strings"
 	"time"
@@ -62,19 +61,25 @@ func (s *setup) close() {
 	}
 }
 
+// unused reports a flag of the other end. Serve and dial share theirs and warn of it; for
+// other commands it is a mistake.
+func (f *connFlags) unused(server bool) error {
+	switch {
+	case server && f.ca != "":
+		return usagef("--client-ca has clients show a certificate, and says from whom", "--ca has no effect on a server")
+	case server && f.serverName != "":
+		return usagef("it is what a client asks for", "--servername has no effect on a server")
+	case !server && f.clientCA != "":
+		return usagef("--ca says from whom the server's certificate has to be", "--client-ca has no effect on a client")
+	}
+	return nil
+}
+
 // setup makes the configuration of a server or a client. It waits for a first quote, or
 // a first result, until ctx is done.
 func (f *connFlags) setup(ctx context.Context, server bool) (_ *setup, err error) {
 	if err := f.check(); err != nil {
 		return nil, err
-	}
-	switch {
-	case server && f.ca != "":
-		return nil, usagef("--client-ca has clients show a certificate, and says from whom", "--ca has no effect on a server")
-	case server && f.serverName != "":
-		return nil, usagef("it is what a client asks for", "--servername has no effect on a server")
-	case !server && f.clientCA != "":
-		return nil, usagef("--ca says from whom the server's certificate has to be", "--client-ca has no effect on a client")
 	}
 	s := &setup{ctx: ctx, config: &tls.Config{ServerName: f.serverName}}
 	defer func() {
@@ -457,9 +462,6 @@ func (s *setup) plugin(flagName, line string, formats []attestext.EvidenceFormat
 		return nil, usagef("the command is split into words as a shell would, and no shell is run", "--%s exec: %w", flagName, err)
 	}
 	c, err := execplugin.New(argv, formats...)
-	if err == nil {
-		_, err = exec.LookPath(argv[0])
-	}
 	if err != nil {
 		return nil, usagef("", "--%s exec: %w", flagName, err)
 	}

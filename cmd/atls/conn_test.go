@@ -249,6 +249,8 @@ func TestRefusedConnections(t *testing.T) {
 			80, true, "attest", 3, 3, []string{"the TEE is gone"}},
 		{"attester is late", args(identity(), []string{"--attest", execCommand("hang")}, short), verifySoftTEE(),
 			80, true, "attest", 3, 3, nil},
+		{"attester is not there", args(identity(), []string{"--attest", "exec:/nonexistent/attester"}), verifySoftTEE(),
+			80, true, "attest", 3, 3, nil},
 		{"verifier fails", args(identity(), softTEE), []string{"--verify", execCommand("fail")},
 			80, false, "appraise", 3, 3, []string{"the TEE is gone"}},
 		{"verifier is late", args(identity(), softTEE), args([]string{"--verify", execCommand("hang")}, short),

@@ -19,9 +19,9 @@ Sends standard input to the peer and writes the reply to standard output, and
 something about the connection to standard error. With --json, that is an object on
 standard output, and the reply goes to standard error.
 
-Nothing is sent before the peer has been appraised, if --verify requires it. A reply that
-ends without the peer's word that it is over, which anybody on the way can bring about, is
-a failure (status 5).
+Nothing is sent before the peer has been appraised, if --verify requires it. Where a reply
+ends without the peer's word that it is over, which anybody on the way can bring about, a
+warning says so.
 
 Examples:
     $ echo hello | atls dial localhost:4433 --ca pki/ca.pem --verify local \
@@ -54,6 +54,9 @@ func runDial(ctx context.Context, env *environment, args []string) error {
 		return err
 	}
 	defer setup.close()
+	if err := f.unused(false); err != nil {
+		env.printWarning(err)
+	}
 	if *machines != "" {
 		if err := setup.firstUse(*machines, rest[0]); err != nil {
 			return err
@@ -124,6 +127,9 @@ func dial(ctx context.Context, f *connFlags, config *tls.Config, addr string, en
 			reply = env.stderr
 		}
 		err = s.converse(env.stdin, reply)
+		if err == nil && s.raw.ended.Load() {
+			env.printWarning(errors.New("the peer hung up without a close_notify: its reply may have been cut off on the way"))
+		}
 	}
 	err = interrupted(ctx, err)
 	s.close(err)
@@ -131,8 +137,7 @@ func dial(ctx context.Context, f *connFlags, config *tls.Config, addr string, en
 }
 
 // converse sends stdin to the peer, and copies what the peer says to reply until
-// it says that it has nothing more to say. It does not wait for stdin, which may be a
-// terminal.
+// it has nothing more to say. It does not wait for stdin, which may be a terminal.
 func (s *session) converse(stdin io.Reader, reply io.Writer) error {
 	sent := make(chan error, 1)
 	go func() {
@@ -142,7 +147,7 @@ func (s *session) converse(stdin io.Reader, reply io.Writer) error {
 		}
 		sent <- err
 	}()
-	_, err := io.Copy(reply, wholeReader{s})
+	_, err := io.Copy(reply, readerOnly{s})
 	if err != nil {
 		return err
 	}

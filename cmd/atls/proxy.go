@@ -261,6 +261,9 @@ func newProxy(ctx context.Context, env *environment, args []string) (p *proxy, m
 	case p.flags.once:
 		return nil, "", usagef("", "--once is for serve")
 	}
+	if err := p.flags.unused(p.accept.scheme == "tls"); err != nil {
+		return nil, "", err
+	}
 	if len(p.proxyFrom) == 0 {
 		p.proxyFrom = loopback
 	}

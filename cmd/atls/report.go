@@ -415,6 +415,13 @@ func (l *lineWriter) error(err error) {
 	l.Write(b.Bytes())
 }
 
+// warning writes err as what goes on in spite of it.
+func (l *lineWriter) warning(err error) {
+	var b bytes.Buffer
+	(&environment{stderr: &b}).printWarning(err)
+	l.Write(b.Bytes())
+}
+
 func (l *lineWriter) Write(b []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

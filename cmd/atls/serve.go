@@ -98,6 +98,9 @@ func runServe(ctx context.Context, env *environment, args []string) error {
 	}
 	defer stop()
 	fmt.Fprintf(announce, "listening on %s\n%s", l.Addr(), where)
+	if err := f.unused(true); err != nil {
+		stderr.warning(err)
+	}
 	return s.serve(ctx, l)
 }
 

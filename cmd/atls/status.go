@@ -170,8 +170,13 @@ func (env *environment) fail(err error) int {
 }
 
 // printError prints err for people, with what to do about it.
-func (env *environment) printError(err error) {
-	fmt.Fprintf(env.stderr, "atls: error: %s\n", printable(err))
+func (env *environment) printError(err error) { env.print("error", err) }
+
+// printWarning prints err as printError does, where the command goes on in spite of it.
+func (env *environment) printWarning(err error) { env.print("warning", err) }
+
+func (env *environment) print(kind string, err error) {
+	fmt.Fprintf(env.stderr, "atls: %s: %s\n", kind, printable(err))
 	if h := hint(err); h != "" {
 		fmt.Fprintf(env.stderr, "atls: hint: %s\n", h)
 	}
