@@ -68,43 +68,12 @@ func NewDesign(o *Options) (*Design, error) {
 			return nil, fmt.Errorf("a round-trip time of %v: 0 to 1s can be measured", rtt)
 		}
 	}
-	wanted := func(names ...string) []string {
-		var list []string
-		for _, m := range Modes {
-			if len(names) > 0 && !slices.Contains(names, m.Name) {
-				continue
-			}
-			if o.Modes == nil || slices.Contains(o.Modes, m.Name) {
-				list = append(list, m.Name)
-			}
-		}
-		return list
-	}
 	for _, name := range o.Modes {
 		if ModeNamed(name) == nil {
 			return nil, fmt.Errorf("there is no mode %q", name)
 		}
 	}
-	// withReferences puts what modes are compared with before them.
-	withReferences := func(names []string) []string {
-		var list []string
-		for _, m := range Modes {
-			if slices.ContainsFunc(names, func(n string) bool { return n == m.Name || ModeNamed(n).Reference == m.Name }) {
-				list = append(list, m.Name)
-			}
-		}
-		return list
-	}
 	d := &Design{Quick: o.Quick}
-	cells := func(names []string, base Cell) []Cell {
-		var list []Cell
-		for _, n := range names {
-			c := base
-			c.Mode = n
-			list = append(list, c)
-		}
-		return list
-	}
 	base := Cell{Kind: Connect, RTT: baseRTT, Size: sizeBase, Verifier: Warm}
 	// rounds says how often, in the full run and in a quick one.
 	rounds := func(full, quick int) int {
@@ -130,9 +99,9 @@ func NewDesign(o *Options) (*Design, error) {
 		case rtt > 100*time.Millisecond:
 			n = rounds(16, 2)
 		}
-		add(fmt.Sprintf("round trip %v", rtt), ByRTT, n, 0, cells(withReferences(wanted()), c))
+		add(fmt.Sprintf("round trip %v", rtt), ByRTT, n, 0, cells(withReferences(o.wanted()), c))
 	}
-	main := wanted(modeEmbedded, modeHardened, modeExpat, modeCombined)
+	main := o.wanted(modeEmbedded, modeHardened, modeExpat, modeCombined)
 	for _, size := range Sizes {
 		c := base
 		c.Size = size
@@ -140,7 +109,7 @@ func NewDesign(o *Options) (*Design, error) {
 			add(fmt.Sprintf("evidence of %d bytes", size), BySize, rounds(24, 5), 0, cells(withReferences(main), c))
 		}
 	}
-	slow := append(slices.Clone(main), wanted(modePassport, "mutual", "early")...)
+	slow := append(slices.Clone(main), o.wanted(modePassport, "mutual", "early")...)
 	for _, tee := range TEEs {
 		c := base
 		c.TEE = tee.Latency
@@ -161,7 +130,7 @@ func NewDesign(o *Options) (*Design, error) {
 	if len(main) > 0 {
 		add("verifier", ByVerifier, rounds(24, 5), 0, append(cells([]string{modePlain}, base), list...))
 	}
-	again := wanted(modeHardened, modeExpat, modeCombined)
+	again := o.wanted(modeHardened, modeExpat, modeCombined)
 	for _, rtt := range rtts {
 		c := base
 		c.Kind, c.RTT = Reattest, rtt
@@ -171,13 +140,49 @@ func NewDesign(o *Options) (*Design, error) {
 	for _, interval := range []time.Duration{0, 200 * time.Millisecond, 50 * time.Millisecond} {
 		c := base
 		c.Kind, c.RTT, c.Interval = Periodic, 0, interval
-		list = append(list, cells(wanted(modeExpat, modeCombined), c)...)
+		list = append(list, cells(o.wanted(modeExpat, modeCombined), c)...)
 	}
 	add("periodic re-attestation", ByInterval, rounds(8, 2), time.Duration(rounds(600, 300))*time.Millisecond, list)
 	c := base
 	c.Kind, c.RTT = Load, 0
-	add("saturation", ByLoad, rounds(5, 2), time.Duration(rounds(700, 300))*time.Millisecond, cells(withReferences(wanted()), c))
+	add("saturation", ByLoad, rounds(5, 2), time.Duration(rounds(700, 300))*time.Millisecond, cells(withReferences(o.wanted()), c))
 	return d, nil
+}
+
+// wanted returns the modes among names, of which none means all, that are to be measured.
+func (o *Options) wanted(names ...string) []string {
+	var list []string
+	for _, m := range Modes {
+		if len(names) > 0 && !slices.Contains(names, m.Name) {
+			continue
+		}
+		if o.Modes == nil || slices.Contains(o.Modes, m.Name) {
+			list = append(list, m.Name)
+		}
+	}
+	return list
+}
+
+// withReferences puts what modes are compared with before them.
+func withReferences(names []string) []string {
+	var list []string
+	for _, m := range Modes {
+		if slices.ContainsFunc(names, func(n string) bool { return n == m.Name || ModeNamed(n).Reference == m.Name }) {
+			list = append(list, m.Name)
+		}
+	}
+	return list
+}
+
+// cells returns base in each of the modes.
+func cells(names []string, base Cell) []Cell {
+	var list []Cell
+	for _, n := range names {
+		c := base
+		c.Mode = n
+		list = append(list, c)
+	}
+	return list
 }
 
 // hash identifies a design: a run can be resumed with the same one only.
