@@ -199,18 +199,23 @@ func (c *cell) client() (net.Conn, error) { return c.clientWith(nil) }
 
 // clientWith starts the client with changes to its Config.
 func (c *cell) clientWith(change func(*tls.Config)) (net.Conn, error) {
-	raw, attacker, err := c.loopback()
-	if err != nil {
-		return nil, err
-	}
-	e, err := c.run("client", attestext.RoleClient, raw, func(e *end) (*tls.Config, error) {
+	return c.relyingEnd("client", attestext.RoleClient, func(e *end) (*tls.Config, error) {
 		a, err := c.relying(e)
 		cfg := &tls.Config{RootCAs: c.world.roots, ServerName: nameServer, Attestation: a}
 		if change != nil {
 			change(cfg)
 		}
 		return cfg, err
-	}, c.trust)
+	})
+}
+
+// relyingEnd starts the relying party and returns the attacker's side of its connection.
+func (c *cell) relyingEnd(name string, role attestext.Role, config func(*end) (*tls.Config, error)) (net.Conn, error) {
+	raw, attacker, err := c.loopback()
+	if err != nil {
+		return nil, err
+	}
+	e, err := c.run(name, role, raw, config, c.trust)
 	if err != nil {
 		return nil, err
 	}

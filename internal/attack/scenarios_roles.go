@@ -381,11 +381,7 @@ func (c *cell) splice(sameHello bool) error {
 // relyingServer starts an honest server that wants its clients to attest, and tells
 // them its secret.
 func (c *cell) relyingServer() (net.Conn, error) {
-	raw, attacker, err := c.loopback()
-	if err != nil {
-		return nil, err
-	}
-	e, err := c.run("relying server", attestext.RoleServer, raw, func(e *end) (*tls.Config, error) {
+	return c.relyingEnd("relying server", attestext.RoleServer, func(e *end) (*tls.Config, error) {
 		a, err := c.relying(e)
 		cfg := &tls.Config{Certificates: []tls.Certificate{c.world.other}, ClientCAs: c.world.roots, Attestation: a}
 		if !c.mode.only {
@@ -395,10 +391,5 @@ func (c *cell) relyingServer() (net.Conn, error) {
 			cfg.ClientAuth = tls.NoClientCert
 		}
 		return cfg, err
-	}, c.trust)
-	if err != nil {
-		return nil, err
-	}
-	c.victim = e
-	return attacker, nil
+	})
 }
