@@ -61,7 +61,7 @@ go run ./cmd/atls interop --peer NAME --keep logs     # captures open in Wiresha
 go run ./cmd/atls interop --update .                  # the outcomes that are expected from now on
 ` + "```" + `
 
-To add a case, add it to ` + "`interop/cases.go`" + `, with the requirement that it tests.
+To add a case, add it to ` + "`interop/cases.go`" + `, or to ` + "`interop/cases_wrong.go`" + ` where the peer does wrong, with the requirement that it tests.
 [testdata/handshakes](../testdata/handshakes/README.md) has handshakes with all their bytes and secrets, to test
 against without this program.
 
