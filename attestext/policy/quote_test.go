@@ -52,6 +52,34 @@ func TestAgeOfCollateralIsBounded(t *testing.T) {
 	}
 }
 
+func TestAgeOfAQuoteIsBounded(t *testing.T) {
+	const hour = policy.Duration(time.Hour)
+	for _, tt := range []struct {
+		name  string
+		most  policy.Duration
+		quote policy.Quote
+		ok    bool
+	}{
+		{"fresh", 0, policy.Quote{}, true},
+		{"key tier, as young as can be, no bound", 0, policy.Quote{Tier: policy.KeyTier}, false},
+		{"key tier, no bound", 0, policy.Quote{Tier: policy.KeyTier, Age: time.Second}, false},
+		{"key tier, at the bound", hour, policy.Quote{Tier: policy.KeyTier, Age: time.Hour}, true},
+		{"key tier, past the bound", hour, policy.Quote{Tier: policy.KeyTier, Age: time.Hour + 1}, false},
+		{"key tier, unproven", hour, policy.Quote{Tier: policy.KeyTier, Unproven: "nobody says so"}, false},
+		{"key tier, unproven, under the draft's rule", 0, policy.Quote{Tier: policy.KeyTier, Unproven: "nobody says so", DraftRule: true}, false},
+		{"unknown", hour, policy.Quote{Tier: policy.UnknownTier}, false},
+		{"unknown, under the draft's rule", 0, policy.Quote{Tier: policy.UnknownTier, DraftRule: true}, true},
+		{"unknown, under the draft's rule, and a bound", hour, policy.Quote{Tier: policy.UnknownTier, DraftRule: true}, false},
+		{"of no tier that there is", hour, policy.Quote{Tier: policy.UnknownTier + 1}, false},
+	} {
+		p := &policy.Policy{TDX: &policy.TDXPolicy{MRTD: []policy.Measurement{genuine().MRTD()}}, MaxQuoteAge: tt.most}
+		d, _ := p.EvaluateTDX(genuine())
+		if err := p.EvaluateQuote(d, tt.quote); (err == nil) != tt.ok {
+			t.Errorf("%s: %v", tt.name, err)
+		}
+	}
+}
+
 // TestStaleIsTheAgeOfTheQuoteAlone: what is refused for more would not pass if it were
 // fresh.
 func TestStaleIsTheAgeOfTheQuoteAlone(t *testing.T) {
