@@ -115,6 +115,22 @@ func TestExpatChallengeRefusesWhatIsIncomplete(t *testing.T) {
 	}
 }
 
+// A report by itself names no key, and a passport has no nonce.
+func TestCompleteChallengeWithoutReportData(t *testing.T) {
+	for name, change := range map[string]func(*Challenge){
+		"attestation-only, at the relying party": func(c *Challenge) { c.Kind, c.SPKI = AttestationOnly, nil },
+		"passport":                               func(c *Challenge) { c.Model = Passport },
+	} {
+		c := challenge(change)
+		if err := c.Validate(); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if rd, err := c.ReportData(); err == nil || rd != [ReportDataSize]byte{} {
+			t.Errorf("%s: has report data: %x, %v", name, rd, err)
+		}
+	}
+}
+
 func TestChallengeRefusesWhatIsIncomplete(t *testing.T) {
 	for name, change := range map[string]func(*Challenge){
 		"no role":           func(c *Challenge) { c.Role = 0 },

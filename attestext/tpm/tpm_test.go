@@ -285,8 +285,16 @@ func TestQuoteThatATPMDidNotMakeIsMalformed(t *testing.T) {
 		"SHA-1 name":          {func(q *quoted, p *tpm.Parts) { p.Public[3] = 4 }, "name algorithm"},
 		"reserved attribute":  {func(q *quoted, p *tpm.Parts) { p.Public[4] = 0x80 }, "reserved attributes"},
 		"no scheme":           {func(q *quoted, p *tpm.Parts) { p.Public[13] = 0x10 }, "scheme 0x0010"},
-		"off the curve":       {func(q *quoted, p *tpm.Parts) { p.Public[len(p.Public)-1] ^= 1 }, "not on the curve"},
-		"one value missing":   {func(q *quoted, p *tpm.Parts) { p.PCRs = p.PCRs[:1] }, "has no value"},
+		"SHA-1 scheme":        {func(q *quoted, p *tpm.Parts) { p.Public[15] = 4 }, "hash 0x0004 of the scheme"},
+		"RSA scheme":          {func(q *quoted, p *tpm.Parts) { p.Public[13] = 0x14 }, "not that of an ECC key"},
+		"KDF":                 {func(q *quoted, p *tpm.Parts) { p.Public[19] = 0x20 }, "KDF 0x0020"},
+		"P-521":               {func(q *quoted, p *tpm.Parts) { p.Public[17] = 5 }, "curve 0x0005"},
+		"storage key":         {func(q *quoted, p *tpm.Parts) { p.Public[11] = 6 }, "symmetric algorithm"},
+		"neither safe nor not": {func(q *quoted, p *tpm.Parts) {
+			p.Attest[6+2+len(q.attest.QualifiedSigner.Buffer)+2+len(q.attest.ExtraData.Buffer)+16] = 2
+		}, "safe is 2"},
+		"off the curve":     {func(q *quoted, p *tpm.Parts) { p.Public[len(p.Public)-1] ^= 1 }, "not on the curve"},
+		"one value missing": {func(q *quoted, p *tpm.Parts) { p.PCRs = p.PCRs[:1] }, "has no value"},
 		"another value": {func(q *quoted, p *tpm.Parts) {
 			p.PCRs = append(p.PCRs, tpm.PCR{Bank: tpm.SHA256, Index: 8, Value: make([]byte, 32)})
 		}, "3 PCR values, 2 were quoted"},
@@ -365,6 +373,48 @@ func reselect(t testing.TB, q *quoted, banks ...tpm2.TPMIAlgHash) []byte {
 
 // Each strict prefix of each structure, and each with a byte behind it, is refused even
 // if the lengths around it agree.
+func TestRSAKeysAreThoseOfATPM(t *testing.T) {
+	modulus := func(bits int) []byte {
+		b := make([]byte, bits/8)
+		b[0], b[len(b)-1] = 0x80, 1
+		return b
+	}
+	even, short := modulus(2048), modulus(2048)
+	even[len(even)-1], short[0] = 2, 0x7f
+	for name, c := range map[string]struct {
+		scheme, bits uint16
+		exponent     uint32
+		n            []byte
+		says         string // nothing: it is read
+	}{
+		"2048 bits":         {0x14, 2048, 0, modulus(2048), ""},
+		"4096 bits, PSS":    {0x16, 4096, 65537, modulus(4096), ""},
+		"1024 bits":         {0x14, 1024, 0, modulus(1024), "RSA modulus"},
+		"8192 bits":         {0x14, 8192, 0, modulus(8192), "at most 1024 are read"},
+		"fewer than it has": {0x14, 2048, 0, modulus(2056), "RSA modulus"},
+		"more than it has":  {0x14, 3072, 0, modulus(2048), "RSA modulus"},
+		"no modulus":        {0x14, 2048, 0, nil, "RSA modulus"},
+		"leading zero bit":  {0x14, 2048, 0, short, "RSA modulus"},
+		"even":              {0x14, 2048, 0, even, "RSA modulus"},
+		"exponent of three": {0x14, 2048, 3, modulus(2048), "RSA exponent 3"},
+		"scheme of ECC":     {0x18, 2048, 0, modulus(2048), "ECDSA is no scheme"},
+	} {
+		p := honest().parts(t)
+		p.Public = slices.Concat([]byte{0, 1}, p.Public[2:12]) // as far as the symmetric algorithm
+		p.Public = binary.BigEndian.AppendUint16(p.Public, c.scheme)
+		p.Public = append(p.Public, 0, 0x0b)
+		p.Public = binary.BigEndian.AppendUint16(p.Public, c.bits)
+		p.Public = binary.BigEndian.AppendUint32(p.Public, c.exponent)
+		p.Public = append(binary.BigEndian.AppendUint16(p.Public, uint16(len(c.n))), c.n...)
+		_, err := tpm.Parse(encode(t, p, nil))
+		if c.says != "" {
+			wantClass(t, name, err, attestext.ErrMalformed, c.says)
+		} else if err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
 func TestEachPrefixOfAStructureIsMalformed(t *testing.T) {
 	whole := honest().parts(t)
 	for name, part := range map[string]func(p *tpm.Parts) *[]byte{
