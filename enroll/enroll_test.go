@@ -840,9 +840,36 @@ func TestRevocationListHasWhatIsRevoked(t *testing.T) {
 	}
 }
 
+// A number of more digits than a float64 has is still the same after a restart.
+func TestRevocationByALargeNumber(t *testing.T) {
+	const line = `{"issued": true, "serial": "4a", "not_after": "2100-01-01T00:00:00Z", "verdict": "affirming", "claims": {"build": [12345678901234567890]}}`
+	path := filepath.Join(t.TempDir(), "log")
+	if err := os.WriteFile(path, []byte(line+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	log, err := enroll.OpenLog(path, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer log.Close()
+	ca, key := issuer(t)
+	revoked, err := enroll.ParseRevocations([]byte(`{"claims": {"build.0": ["12345678901234567890"]}}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := &enroll.Authority{Certificate: ca, Key: key, Log: log, Revocations: func() (*enroll.Revocations, error) { return revoked, nil }}
+	der, err := a.CRL()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if crl, err := x509.ParseRevocationList(der); err != nil || len(crl.RevokedCertificateEntries) != 1 {
+		t.Errorf("%v, %+v", err, crl)
+	}
+}
+
 func TestBrokenLogIsNotOpened(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "log")
-	for _, text := range []string{"{}\nx\n", "{}\n{", "{}\n" + strings.Repeat(" ", 2<<20) + "\n"} {
+	for _, text := range []string{"{}\nx\n", "{}\n{", "{}\n{}{}\n", "{}\n" + strings.Repeat(" ", 2<<20) + "\n"} {
 		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}

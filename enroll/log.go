@@ -85,7 +85,7 @@ func readIssued(r io.Reader, now time.Time) ([]Entry, error) {
 		}
 		var e Entry
 		if err == nil {
-			err = json.Unmarshal(line, &e)
+			err = e.parse(line)
 		}
 		if err != nil {
 			return nil, fmt.Errorf("line %d of the log is broken, repair it or begin a new one: %w", n, err)
@@ -94,6 +94,17 @@ func readIssued(r io.Reader, now time.Time) ([]Entry, error) {
 			issued = append(issued, e)
 		}
 	}
+}
+
+// parse reads e out of a line. Numbers among the claims stay as they are written: a
+// float64 has not all digits of a large one, by which it may be revoked.
+func (e *Entry) parse(line []byte) error {
+	if !json.Valid(line) {
+		return errors.New("it is not one JSON value")
+	}
+	d := json.NewDecoder(bytes.NewReader(line))
+	d.UseNumber()
+	return d.Decode(e)
 }
 
 func readLine(r *bufio.Reader) ([]byte, error) {

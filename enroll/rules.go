@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -189,9 +190,11 @@ type Revocations struct {
 	Machines []string `json:"machines,omitempty"`
 	// Claims revokes whatever has one of these values, see Rule.
 	Claims map[string][]string `json:"claims,omitempty"`
-	// Serials are numbers of single certificates, hexadecimal in lower case.
+	// Serials are numbers of single certificates, hexadecimal in lower case as in Entry.
 	Serials []string `json:"serials,omitempty"`
 }
+
+var serialForm = regexp.MustCompile("^[1-9a-f][0-9a-f]*$")
 
 // ParseRevocations reads Revocations out of JSON, at most 1 MiB; "{}" revokes nothing.
 func ParseRevocations(b []byte) (*Revocations, error) {
@@ -202,6 +205,11 @@ func ParseRevocations(b []byte) (*Revocations, error) {
 	}
 	if err == nil && slices.Contains(r.Machines, "") {
 		err = errors.New("an empty machine")
+	}
+	for _, n := range r.Serials {
+		if err == nil && !serialForm.MatchString(n) { // it would revoke nothing
+			err = fmt.Errorf("the serial %q is not as the log has it, hexadecimal in lower case and no more", n)
+		}
 	}
 	if err != nil {
 		return nil, fmt.Errorf("revocations: %w", err)

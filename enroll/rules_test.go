@@ -47,6 +47,10 @@ func TestBadRulesAndRevocationsAreRefused(t *testing.T) {
 		`{"machines": [""]}`:       "empty machine",
 		`{"claims": {"mrtd": []}}`: "no value",
 		`{"serials": null}`:        "null",
+		`{"serials": [""]}`:        "lower case",
+		`{"serials": ["4A"]}`:      "lower case", // as openssl writes it
+		`{"serials": ["4a:bc"]}`:   "lower case",
+		`{"serials": ["0x4a"]}`:    "lower case",
 	} {
 		if _, err := enroll.ParseRevocations([]byte(text)); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want %q", text, err, want)
