@@ -379,6 +379,10 @@ type CollateralOptions struct {
 	// OldTCBStatus is that of platforms with OldTCB; empty leaves their level out.
 	OldTCBStatus string
 
+	// QESVN is the security version that quoting enclaves need for the one level that
+	// there is; zero means that of t's.
+	QESVN uint16
+
 	// RevokePCK, RevokePlatformCA and RevokeTCBSigning put a certificate on its
 	// issuer's revocation list.
 	RevokePCK, RevokePlatformCA, RevokeTCBSigning bool
@@ -459,7 +463,7 @@ func (t *TDX) Collateral(o *CollateralOptions) (*tdx.Collateral, error) {
 	qeIdentity := fmt.Sprintf(`{"id":"TD_QE","version":2,%s,"miscselect":"00000000","miscselectMask":"ffffffff",`+
 		`"attributes":"11000000000000000000000000000000","attributesMask":"fbffffffffffffff0000000000000000",`+
 		`"mrsigner":"%x","isvprodid":%d,"tcbLevels":[%s]}`,
-		dates(o.QEEvaluation), qeMRSIGNER, qeISVProdID, level(fmt.Sprintf(`"isvsvn":%d`, qeISVSVN), o.TCBDate, o.QEStatus, o.QEAdvisories))
+		dates(o.QEEvaluation), qeMRSIGNER, qeISVProdID, level(fmt.Sprintf(`"isvsvn":%d`, cmp.Or(o.QESVN, qeISVSVN)), o.TCBDate, o.QEStatus, o.QEAdvisories))
 
 	signed := func(name, body string) []byte {
 		return fmt.Appendf(nil, `{%q:%s,"signature":%q}`, name, body, hex.EncodeToString(sign(p.tcbSigning.key, []byte(body))))

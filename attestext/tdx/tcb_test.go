@@ -131,6 +131,8 @@ func TestAcceptingAnyStatusAcceptsNothingElse(t *testing.T) {
 		{"foreign module", &softtee.TDXOptions{Modify: func(q *tdx.Quote) { q.MRSIGNERSEAM[0] = 1 }}, old, attestext.ErrSignature},
 		{"unknown module", &softtee.TDXOptions{Modify: func(q *tdx.Quote) { q.TeeTcbSvn[1] = 9 }}, old, attestext.ErrPolicy},
 		{"below every level", &softtee.TDXOptions{Modify: func(q *tdx.Quote) { q.TeeTcbSvn[2] = 1 }}, old, attestext.ErrPolicy},
+		{"QE below every level", nil, softtee.CollateralOptions{QESVN: 5}, attestext.ErrPolicy},
+		{"QE below every level, of an old platform", nil, softtee.CollateralOptions{TCBStatus: "OutOfDate", QESVN: 5}, attestext.ErrPolicy},
 		{"revoked QE", nil, softtee.CollateralOptions{TCBStatus: "OutOfDate", QEStatus: "Revoked"}, attestext.ErrPolicy},
 	} {
 		_, err := tdx.Verify(parse(t, quote(t, c.quote)), anyStatus(t, c.with))

@@ -216,6 +216,21 @@ func TestEveryStrictPrefixOfAQuoteIsMalformed(t *testing.T) {
 	}
 }
 
+func TestQuoteIsBounded(t *testing.T) {
+	raw := quote(t, nil)
+	// A buffer that ends before the quote does.
+	if n, err := tdx.QuoteSize(raw[:len(raw)-1]); !errors.Is(err, attestext.ErrMalformed) {
+		t.Errorf("%d, %v", n, err)
+	}
+	if n, err := tdx.QuoteSize(append(bytes.Clone(raw), 0)); err != nil || n != len(raw) {
+		t.Errorf("%d, %v", n, err)
+	}
+	long := append(bytes.Clone(raw), make([]byte, tdx.MaxQuoteSize+1-len(raw))...)
+	if _, err := tdx.Parse(long); !errors.Is(err, attestext.ErrMalformed) || !strings.Contains(err.Error(), "at most") {
+		t.Errorf("%v", err)
+	}
+}
+
 // Offsets of length fields in a quote, from its start.
 const (
 	offSignatureSize = 0x278
