@@ -353,12 +353,11 @@ func parseClaims(payload []byte) (*Claims, error) {
 		return nil, errAudience
 	}
 	for _, f := range []struct {
-		name      string
-		to        *string
-		mandatory bool
+		name string
+		to   *string
 	}{
-		{"iss", &c.Issuer, false},
-		{"eat_nonce", &c.Nonce, false},
+		{"iss", &c.Issuer},
+		{"eat_nonce", &c.Nonce},
 	} {
 		if raw, ok := set[f.name]; ok {
 			if *f.to, err = strict.JSONText(raw); err != nil {

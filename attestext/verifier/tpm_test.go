@@ -74,10 +74,12 @@ func TestTPMQuotesAreAppraised(t *testing.T) {
 		{"nobody is trusted", func(l *verifier.Local) { l.TPM = &tpm.Trust{} }, attestext.ErrUnavailable, "no attestation key"},
 		{"not enrolled", func(l *verifier.Local) { l.TPM.Keys[0].Name[2] ^= 1 }, attestext.ErrSignature, "not enrolled"},
 	} {
-		l := localTPM(tpm.EnrolledKey{Name: bytes.Clone(k.Name), EK: k.EK})
-		tt.change(l)
-		_, err := appraise(l, ev, c)
-		wantClass(t, err, tt.class, tt.says)
+		t.Run(tt.name, func(t *testing.T) {
+			l := localTPM(tpm.EnrolledKey{Name: bytes.Clone(k.Name), EK: k.EK})
+			tt.change(l)
+			_, err := appraise(l, ev, c)
+			wantClass(t, err, tt.class, tt.says)
+		})
 	}
 	l := localTPM(k)
 	l.Policy = nil

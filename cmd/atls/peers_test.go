@@ -16,17 +16,15 @@ import (
 // Peers that know nothing of attestation connect where nobody requires it, and are
 // refused where somebody does.
 
-// serving are the ways to serve them.
-func serving() []struct {
+// A serving is a way to serve them.
+type serving struct {
 	name   string
 	args   []string
 	refuse bool
-} {
-	return []struct {
-		name   string
-		args   []string
-		refuse bool
-	}{
+}
+
+func servings() []serving {
+	return []serving{
 		{"plain", nil, false},
 		{"attests to whoever asks", []string{"--attest", "softtee:tdx"}, false},
 		{"requires", args(verifySoftTEE(), []string{"--client-ca", pki("ca.pem")}), true},
@@ -34,7 +32,7 @@ func serving() []struct {
 }
 
 func TestStockClients(t *testing.T) {
-	for _, c := range serving() {
+	for _, c := range servings() {
 		t.Run(c.name, func(t *testing.T) {
 			r := serve(t, args(identity(), []string{"--once"}, c.args)...)
 			conn, err := stdtls.Dial("tcp", r.addr, &stdtls.Config{RootCAs: roots(t), ServerName: "localhost"})
@@ -110,7 +108,7 @@ func lookOpenSSL(t *testing.T) string {
 
 func TestOpenSSLClients(t *testing.T) {
 	openssl := lookOpenSSL(t)
-	for _, c := range serving() {
+	for _, c := range servings() {
 		t.Run(c.name, func(t *testing.T) {
 			r := serve(t, args(identity(), []string{"--once"}, c.args)...)
 			ctx, cancel := context.WithTimeout(t.Context(), testTimeout)
