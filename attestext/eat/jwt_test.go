@@ -401,39 +401,13 @@ func FuzzJWT(f *testing.F) {
 	f.Fuzz(func(t *testing.T, header, payload string, signature []byte) {
 		b := []byte(b64([]byte(header)) + "." + b64([]byte(payload)) + "." + b64(signature))
 		defer fuzzbound.Check(t, len(b))()
-		token, err := ParseToken(b)
-		if err != nil {
-			if token != nil || !errors.Is(err, attestext.ErrMalformed) {
-				t.Fatalf("%+v, %v", token, err)
-			}
-			return
-		}
-		if v, err := VerifyToken(token, &TokenOptions{Keys: []TokenKey{{Key: testKAK.Public()}}, Now: tokenTime}); err == nil && !bytes.Equal(v.Token().Nonce, token.Nonce) {
-			t.Fatal("what is verified is not what was parsed")
-		}
-		// Whatever is read can be signed again, if there is room for what its spelling may
-		// grow by, and says the same but for space.
-		if len(b) > MaxTokenSize/8 {
-			return
-		}
-		again, err := SignToken(nil, testKAK, token)
-		if err != nil {
-			t.Fatal(err)
-		}
-		other, err := ParseToken(again)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, k := range []*Token{token, other} {
-			k.Algorithm, k.raw = 0, nil
+		// There is room for what a spelling may grow by. All is the same but for space.
+		fuzzToken(t, b, func(*Token) bool { return len(b) <= MaxTokenSize/8 }, func(k *Token) {
 			k.Submods = compact(t, k.Submods)
 			for i := range k.Other {
 				k.Other[i].Value = compact(t, k.Other[i].Value)
 			}
-		}
-		if !reflect.DeepEqual(token, other) {
-			t.Fatalf("%+v came back as %+v", token, other)
-		}
+		})
 	})
 }
 

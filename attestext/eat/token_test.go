@@ -449,36 +449,44 @@ func FuzzToken(f *testing.F) {
 	f.Add(sign1(f, eddsa, "a0", unhex(f, "a2"+tokenNonce+manySubmods("79 f000"+strings.Repeat("00", 0xf000), 64))))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		defer fuzzbound.Check(t, len(b))()
-		token, err := ParseToken(b)
-		if err != nil {
-			if token != nil || !errors.Is(err, attestext.ErrMalformed) {
-				t.Fatalf("%+v, %v", token, err)
-			}
-			return
-		}
-		opts := &TokenOptions{Keys: []TokenKey{{Key: testKAK.Public()}}, Now: tokenTime}
-		if v, err := VerifyToken(token, opts); err == nil && !bytes.Equal(v.Token().Nonce, token.Nonce) {
-			t.Fatal("what is verified is not what was parsed")
-		}
-		// Whatever is read can be signed again, if there is room for tags and a signature,
-		// and says the same. What is under a tag, which nobody reads, the encoder looks at
-		// and the parser does not.
-		if len(b) > MaxTokenSize-128 || !canBeWritten(token) {
-			return
-		}
-		again, err := SignToken(nil, testKAK, token)
-		if err != nil {
-			t.Fatal(err)
-		}
-		other, err := ParseToken(again)
-		if err != nil {
-			t.Fatal(err)
-		}
-		token.Algorithm, token.raw, other.raw = other.Algorithm, nil, nil
-		if !reflect.DeepEqual(token, other) {
-			t.Fatalf("%+v came back as %+v", token, other)
-		}
+		// There is room for tags and a signature. What is under a tag, which nobody reads,
+		// the encoder looks at and the parser does not.
+		fuzzToken(t, b, func(k *Token) bool { return len(b) <= MaxTokenSize-128 && canBeWritten(k) }, func(*Token) {})
 	})
+}
+
+// fuzzToken has ParseToken read b: what it refuses is malformed, what verifies is what was
+// parsed, and what is writable can be signed again and, once it is plain, says the same.
+func fuzzToken(t *testing.T, b []byte, writable func(*Token) bool, plain func(*Token)) {
+	token, err := ParseToken(b)
+	if err != nil {
+		if token != nil || !errors.Is(err, attestext.ErrMalformed) {
+			t.Fatalf("%+v, %v", token, err)
+		}
+		return
+	}
+	opts := &TokenOptions{Keys: []TokenKey{{Key: testKAK.Public()}}, Now: tokenTime}
+	if v, err := VerifyToken(token, opts); err == nil && !bytes.Equal(v.Token().Nonce, token.Nonce) {
+		t.Fatal("what is verified is not what was parsed")
+	}
+	if !writable(token) {
+		return
+	}
+	again, err := SignToken(nil, testKAK, token)
+	if err != nil {
+		t.Fatal(err)
+	}
+	other, err := ParseToken(again)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, k := range []*Token{token, other} {
+		k.Algorithm, k.raw = 0, nil
+		plain(k)
+	}
+	if !reflect.DeepEqual(token, other) {
+		t.Fatalf("%+v came back as %+v", token, other)
+	}
 }
 
 func BenchmarkToken(b *testing.B) {
