@@ -103,9 +103,9 @@ func hardened() *attestext.Challenge {
 	return challenge(attestext.BindingHardened, attestext.CertAttestation, leaf)
 }
 
-func appraise(t testing.TB, v *results.Verifier, id attestext.VerifierIdentity, b []byte, c *attestext.Challenge) (*attestext.Result, error) {
+func appraise(t testing.TB, v *results.Verifier, b []byte, c *attestext.Challenge) (*attestext.Result, error) {
 	t.Helper()
-	return attestext.Appraise(t.Context(), time.Minute, v, &attestext.Evidence{Verifier: id, CMW: b}, c)
+	return attestext.Appraise(t.Context(), time.Minute, v, &attestext.Evidence{Verifier: idA, CMW: b}, c)
 }
 
 func TestResultOverTheLeafIsAccepted(t *testing.T) {
@@ -113,7 +113,7 @@ func TestResultOverTheLeafIsAccepted(t *testing.T) {
 	if got := v.Verifiers(); !slices.Equal(got, []attestext.VerifierIdentity{idA, idB}) {
 		t.Errorf("trusted are %v", got)
 	}
-	r, err := appraise(t, v, idA, wrapped(issuerA, leaf, now), hardened())
+	r, err := appraise(t, v, wrapped(issuerA, leaf, now), hardened())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -148,7 +148,7 @@ func TestResultIsTiedToTheKeyByTheBinding(t *testing.T) {
 		{"draft-08, attestation-only, no key", challenge(d, only, nil), nil, nil, attestext.ErrBinding},
 	} {
 		b := wrapped(issuerA, tt.akpub, now)
-		r, err := appraise(t, newVerifier(t, nil), idA, b, tt.c)
+		r, err := appraise(t, newVerifier(t, nil), b, tt.c)
 		if !errors.Is(err, tt.err) {
 			t.Errorf("%s: %v", tt.name, err)
 		}
@@ -243,11 +243,11 @@ func TestResultIsRefused(t *testing.T) {
 		}
 	}
 	for n := range good {
-		if _, err := appraise(t, v, idA, good[:n], hardened()); err == nil {
+		if _, err := appraise(t, v, good[:n], hardened()); err == nil {
 			t.Fatalf("accepted with the first %d of %d bytes", n, len(good))
 		}
 	}
-	if _, err := appraise(t, v, idA, append(bytes.Clone(good), 0), hardened()); !errors.Is(err, attestext.ErrMalformed) {
+	if _, err := appraise(t, v, append(bytes.Clone(good), 0), hardened()); !errors.Is(err, attestext.ErrMalformed) {
 		t.Errorf("trailing byte: %v", err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
@@ -266,15 +266,15 @@ func TestPolicySeesVerifiedResultsOnly(t *testing.T) {
 		}
 		return nil
 	})
-	if _, err := appraise(t, v, idA, wrapped(issuerA, leaf, now), hardened()); err != nil || seen != 1 {
+	if _, err := appraise(t, v, wrapped(issuerA, leaf, now), hardened()); err != nil || seen != 1 {
 		t.Errorf("%v, policy asked %d times", err, seen)
 	}
 	plain := issuer("a", idA, func(c *ear.Claims) { c.Submods["softtee"].Vector = nil })
-	if _, err := appraise(t, v, idA, wrapped(plain, leaf, now), hardened()); !errors.Is(err, attestext.ErrPolicy) || seen != 2 {
+	if _, err := appraise(t, v, wrapped(plain, leaf, now), hardened()); !errors.Is(err, attestext.ErrPolicy) || seen != 2 {
 		t.Errorf("%v, policy asked %d times", err, seen)
 	}
 	for _, b := range [][]byte{wrapped(issuerB, leaf, now), wrapped(issuerA, other, now), wrapped(issuerA, leaf, now.Add(-2*time.Hour))} {
-		if _, err := appraise(t, v, idA, b, hardened()); err == nil || seen != 2 {
+		if _, err := appraise(t, v, b, hardened()); err == nil || seen != 2 {
 			t.Errorf("%v, policy asked %d times", err, seen)
 		}
 	}
@@ -402,7 +402,7 @@ func TestHolderPresentsWhatVerifierAccepts(t *testing.T) {
 		if err != nil || !bytes.Equal(got, wrapped(issuerA, leaf, now)) {
 			t.Errorf("%s: presents %x, %v", name, got, err)
 		}
-		if _, err := appraise(t, newVerifier(t, nil), idA, got, hardened()); err != nil {
+		if _, err := appraise(t, newVerifier(t, nil), got, hardened()); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
 		w, err := cmw.Parse(got)
