@@ -109,11 +109,12 @@ func TestInterruptEndsWhatWaits(t *testing.T) {
 			}
 		}
 		interrupt()
-		if status := <-ended; status != 5 || stderr.String() != "atls: error: interrupted\n" && c.stage == nil {
-			t.Errorf("%s: status %d: %s", name, status, stderr.String())
+		status, said := <-ended, stderr.String()
+		if name == "a silent user" { // whose byte comes back, or does not in time
+			said = strings.TrimPrefix(said, "x")
 		}
-		if strings.Contains(stderr.String(), "hint") {
-			t.Errorf("%s: %s", name, stderr.String())
+		if status != 5 || said != "atls: error: interrupted\n" {
+			t.Errorf("%s: status %d: %s", name, status, said)
 		}
 		if c.stage != nil {
 			if m := (exited{stdout: stdout.String()}).object(t); m["error"] != "interrupted" || m["stage"] != c.stage {

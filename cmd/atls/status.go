@@ -70,9 +70,9 @@ func (e *refusedError) Error() string {
 var errInterrupted = errors.New("interrupted")
 
 // interrupted returns err, or errInterrupted where err is of ctx, which a signal ends, or of a
-// connection that was closed for it.
+// connection that was closed for it, unless that was printed already.
 func interrupted(ctx context.Context, err error) error {
-	if err == nil || !errors.Is(ctx.Err(), context.Canceled) || errors.As(err, new(*interruptedError)) {
+	if err == nil || !errors.Is(ctx.Err(), context.Canceled) || errors.As(err, new(*interruptedError)) || errors.As(err, new(*reportedError)) {
 		return err
 	}
 	if isNetwork(err) || errors.Is(err, context.Cause(ctx)) {
