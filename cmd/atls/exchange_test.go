@@ -102,6 +102,22 @@ func TestEndsOfDifferentModes(t *testing.T) {
 }
 
 // Re-attestation goes on while a connection is open, and ends it when the verdict does.
+// A request after the handshake names no type of evidence, and evidence that was refused none
+// that anybody vouches for.
+func TestRefusedEvidenceAfterTheHandshakeHasNoType(t *testing.T) {
+	mode := []string{"--mode", "post-handshake"}
+	server := serve(t, args(identity(), mode, []string{"--once", "--attest", execCommand("attest")})...)
+	stdin, typing := io.Pipe() // somebody who says nothing
+	defer typing.Close()
+	var out bytes.Buffer
+	run(t.Context(), args([]string{"dial", server.addr, "--json", "--ca", pki("ca.pem"), "--reattest", "1ms",
+		"--verify", execCommand("verify-once", filepath.Join(t.TempDir(), "once"))}, mode), stdin, &out, io.Discard)
+	c := exited{stdout: out.String()}.object(t)
+	if v, ok := c["evidence_type"]; c["stage"] != "appraise" || !ok || v != nil {
+		t.Errorf("stage %v, evidence type %v", c["stage"], v)
+	}
+}
+
 func TestReattestation(t *testing.T) {
 	server := serve(t, args(identity(), []string{"--once", "--attest", execCommand("attest")})...)
 	ctx, cancel := context.WithTimeout(t.Context(), testTimeout)

@@ -257,7 +257,8 @@ func (r *report) setDirections(as tls.AttestationState) {
 		return
 	}
 	ch := shown.Challenge
-	if ch.Model == attestext.BackgroundCheck {
+	unnamed := ch.Binding.IsExpat() && shown == as.RequestedAttestation // a request for any
+	if ch.Model == attestext.BackgroundCheck && !unnamed {
 		r.EvidenceType = new(formatName(shown.Type.Format))
 	}
 	r.Model = new(ch.Model.String())
