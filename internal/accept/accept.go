@@ -1,4 +1,5 @@
-// Package accept has the loop of a server that accepts connections, so many at a time.
+// Package accept has the loop of a server that accepts connections, so many at a time, and how
+// it ends one whose peer is to read the last that it said.
 package accept
 
 import (
