@@ -19,6 +19,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/attestedtls/atls/atlslog"
 	"github.com/attestedtls/atls/internal/accept"
 	"github.com/attestedtls/atls/proxyproto"
 	"github.com/attestedtls/atls/tls"
@@ -31,7 +32,9 @@ const proxyUsage = `Usage:
 A sidecar for a program that does not speak attested TLS: in front of a server it
 accepts attested TLS and forwards the bytes, beside a client it does the reverse. It
 prints something about each connection when it is over, until interrupted; then it
-accepts no more and waits for those that are open.
+accepts no more and waits for those that are open. Standard error is its log: for each
+handshake a line that an auditor can keep, with the time, the peer, the verdict, and
+the hash of the evidence, and with --json as an object.
 
 Nothing is forwarded before the peer has been appraised, if --verify requires it, and
 a connection that breaks off on one side breaks off on the other.
@@ -407,9 +410,6 @@ func (p *proxy) one(ctx context.Context, raw net.Conn) {
 		r.text(&b)
 		p.stdout.Write(b.Bytes())
 	}
-	if r.err != nil {
-		p.log.Warn("connection failed", "peer", r.remote, "error", r.err, "hint", hint(r.err))
-	}
 }
 
 // inbound accepts attested TLS and forwards what is inside.
@@ -440,6 +440,11 @@ func (p *proxy) inbound(ctx context.Context, g *generation, raw net.Conn) *repor
 	}
 	s := newSession(raw, func(c net.Conn) *tls.Conn { return tls.Server(c, g.config) })
 	err := s.shake(ctx, p.flags.timeout)
+	if probe && s.raw.in.Load() == 0 {
+		s.close(err)
+		return nil // it has seen that there is somebody, and no connection was lost
+	}
+	p.audit(ctx, s, err)
 	var plain net.Conn
 	if err == nil {
 		plain, err = p.dialForward(ctx)
@@ -452,13 +457,35 @@ func (p *proxy) inbound(ctx context.Context, g *generation, raw net.Conn) *repor
 	if err == nil {
 		err = p.relay(ctx, s, plain)
 	}
-	s.close(err)
-	if probe && s.raw.in.Load() == 0 {
-		return nil // it has seen that there is somebody, and no connection was lost
+	return p.ended(s, err)
+}
+
+// audit logs what became of a handshake.
+func (p *proxy) audit(ctx context.Context, s *session, err error) {
+	err = s.explained(&p.flags, err)
+	l := p.log
+	if h := hint(err); err != nil && h != "" {
+		l = l.With("hint", h)
 	}
+	atlslog.Handshake(ctx, l, s.conn, s.handshake, err)
+}
+
+// ended closes a session, of which audit has logged the handshake, and reports it.
+func (p *proxy) ended(s *session, err error) *report {
+	s.close(err)
 	r := s.report(&p.flags, err)
 	p.metrics.count(s, r)
+	if s.shaken {
+		p.failed(r)
+	}
 	return r
+}
+
+// failed logs why a connection was not served to its end, if it was not.
+func (p *proxy) failed(r *report) {
+	if r.err != nil {
+		p.log.Warn("connection failed", "peer", r.remote, "error", r.err, "hint", hint(r.err))
+	}
 }
 
 // believes reports whether a header of the PROXY protocol from a is.
@@ -474,19 +501,20 @@ func (p *proxy) outbound(ctx context.Context, g *generation, raw net.Conn) *repo
 	remote, err := p.dialForward(ctx)
 	if err != nil {
 		reset(raw)
-		return unconnected(&p.flags, p.forward.addr, err)
+		r := unconnected(&p.flags, p.forward.addr, err)
+		p.failed(r)
+		return r
 	}
 	defer context.AfterFunc(ctx, func() { remote.Close() })()
 	s := newSession(remote, func(c net.Conn) *tls.Conn { return tls.Client(c, g.config) })
-	if err = s.shake(ctx, p.flags.timeout); err == nil {
+	err = s.shake(ctx, p.flags.timeout)
+	p.audit(ctx, s, err)
+	if err == nil {
 		err = p.relay(ctx, s, raw)
 	} else {
 		reset(raw) // and not close: nobody shall take it for an answer
 	}
-	s.close(err)
-	r := s.report(&p.flags, err)
-	p.metrics.count(s, r)
-	return r
+	return p.ended(s, err)
 }
 
 func (p *proxy) dialForward(ctx context.Context) (net.Conn, error) {

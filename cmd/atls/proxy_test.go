@@ -21,6 +21,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/attestedtls/atls/atlslog"
 	"github.com/attestedtls/atls/proxyproto"
 	"github.com/attestedtls/atls/tls"
 )
@@ -56,6 +57,38 @@ func acceptEach(l net.Listener, handle func(net.Conn)) {
 func shout(c net.Conn) {
 	b, _ := io.ReadAll(c)
 	c.Write(bytes.ToUpper(b))
+}
+
+// handshakeLine returns what a proxy that saw one handshake logged of it.
+func handshakeLine(t *testing.T, e exited) map[string]any {
+	t.Helper()
+	var found []map[string]any
+	for line := range strings.Lines(e.stderr) {
+		var m map[string]any
+		if json.Unmarshal([]byte(line), &m) == nil && m[atlslog.KeyOutcome] != nil {
+			found = append(found, m)
+		}
+	}
+	if len(found) != 1 || found[0]["time"] == nil || found[0][atlslog.KeyRemote] == nil {
+		t.Fatalf("%v in %s", found, e.stderr)
+	}
+	return found[0]
+}
+
+// TestProxyLogsEachHandshake: one line, which an auditor can keep, on either end.
+func TestProxyLogsEachHandshake(t *testing.T) {
+	in, out := sidecars(t, "tcp:"+backend(t, shout), nil, nil)
+	if got, err := ask(t, "tcp", out.addr, "hello"); err != nil || got != "HELLO" {
+		t.Errorf("%q, %v", got, err)
+	}
+	out.stop()
+	if line := handshakeLine(t, out.end()); line["msg"] != atlslog.MsgAccepted || line["verdict"] != "affirming" || line["machine"] == nil || line["evidence_sha256"] == nil {
+		t.Error(line)
+	}
+	in.stop()
+	if line := handshakeLine(t, in.end()); line["msg"] != atlslog.MsgAccepted || line["self_attested"] != true {
+		t.Error(line)
+	}
 }
 
 // reports returns the objects that a proxy printed, which must not run any more.
@@ -172,8 +205,11 @@ func TestProxyForwardsNothingToARefusedPeer(t *testing.T) {
 	}
 	out.stop()
 	e := out.end()
-	if all := reports(t, e); len(all) != 1 || all[0]["ok"] != false || !strings.Contains(e.stderr, `"msg":"connection failed"`) {
+	if all := reports(t, e); len(all) != 1 || all[0]["ok"] != false {
 		t.Errorf("%v; %s", all, e.stderr)
+	}
+	if line := handshakeLine(t, e); line["msg"] != atlslog.MsgRefused || line["verdict"] != "none" || line["class"] == nil || line["hint"] == nil {
+		t.Error(line)
 	}
 	in.stop()
 	in.end()
