@@ -234,6 +234,8 @@ func TestMalformedWrapperIsRefused(t *testing.T) {
 		{"collections far too deep", nest(1000)},
 		{"collection that promises more than there is", "bb 7fffffffffffffff 6161" + record},
 		{"JSON with whitespace in front", hexText(` ["a/b","AA"]`)},
+		{"JSON record of one element", hexText(`["a/b"]`)},
+		{"JSON record of four elements", hexText(`["a/b","AA",4,4]`)},
 		{"JSON record with a number for a type", hexText(`[263,"AA"]`)},
 		{"JSON record with null for a type", hexText(`[null,"AA"]`)},
 		{"JSON record with an empty type", hexText(`["","AA"]`)},

@@ -45,6 +45,25 @@ func TestValueIsTakenOnlyForItsWireType(t *testing.T) {
 	}
 }
 
+func TestJSONValueIsTakenOnlyForItsType(t *testing.T) {
+	decoders := map[string]func([]byte) error{
+		"text":   func(b []byte) error { _, err := JSONText(b); return err },
+		"uint":   func(b []byte) error { _, err := JSONUint(b); return err },
+		"array":  func(b []byte) error { _, err := JSONArray(b); return err },
+		"object": func(b []byte) error { _, err := JSONObject(b); return err },
+	}
+	for in, accepted := range map[string]string{
+		`"a"`: "text", `1`: "uint", `[1]`: "array", `{"a":1}`: "object",
+		`null`: "", `true`: "", `-1`: "", `1.0`: "", `1e0`: "", `18446744073709551616`: "", ``: "",
+	} {
+		for name, decode := range decoders {
+			if err := decode([]byte(in)); (err == nil) != (name == accepted) {
+				t.Errorf("%s as %s: %v", in, name, err)
+			}
+		}
+	}
+}
+
 func TestItemsAndDepthAreBounded(t *testing.T) {
 	array := func(n int) []byte { return append([]byte{0x98, byte(n)}, make([]byte, n)...) }
 	if _, err := Array(array(MaxItems)); err != nil {
