@@ -91,7 +91,7 @@ type cell struct {
 
 // Run runs the cells and returns their rows, in the order of the cases within each
 // peer. An error means that there is no result; failures are in the rows.
-func (r *Runner) Run(ctx context.Context) ([]*Row, error) {
+func (r *Runner) Run(ctx context.Context) (_ []*Row, err error) {
 	var cases []*Case
 	for _, c := range Cases() {
 		if selects(r.Cases, c.ID) && (!r.Quick || c.Quick) {
@@ -114,6 +114,14 @@ func (r *Runner) Run(ctx context.Context) ([]*Row, error) {
 	if err != nil {
 		return nil, err
 	}
+	var rows []*Row
+	defer func() { // but what a row that was reported points to
+		left := filepath.Join(work, "peers")
+		if !slices.ContainsFunc(rows, func(row *Row) bool { return row != nil && row.Logs != "" }) {
+			left = work
+		}
+		err = errors.Join(err, os.RemoveAll(left))
+	}()
 	kept := r.Keep
 	if kept == "" {
 		kept = filepath.Join(work, "logs")
@@ -153,7 +161,7 @@ func (r *Runner) Run(ctx context.Context) ([]*Row, error) {
 			}
 		}
 	}
-	rows := make([]*Row, len(cells))
+	rows = make([]*Row, len(cells))
 	var mu sync.Mutex
 	var wg sync.WaitGroup
 	next := make(chan int)
@@ -164,9 +172,11 @@ func (r *Runner) Run(ctx context.Context) ([]*Row, error) {
 				row.Expected = golden[row.Peer][row.PeerRole+" "+row.Case]
 				row.Drift = row.Outcome != Skipped && row.Outcome != cmp.Or(row.Expected, row.Outcome)
 				mu.Lock()
-				rows[i] = row
-				if r.Report != nil {
-					r.Report(row)
+				if ctx.Err() == nil { // or it is the interrupt's
+					rows[i] = row
+					if r.Report != nil {
+						r.Report(row)
+					}
 				}
 				mu.Unlock()
 			}
@@ -183,12 +193,7 @@ func (r *Runner) Run(ctx context.Context) ([]*Row, error) {
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
 	}
-	if r.Keep == "" && !slices.ContainsFunc(rows, func(row *Row) bool { return row.Logs != "" }) {
-		err = os.RemoveAll(work)
-	} else {
-		err = os.RemoveAll(filepath.Join(work, "peers"))
-	}
-	return rows, err
+	return rows, nil
 }
 
 // setup unpacks and readies the peers.

@@ -237,6 +237,22 @@ func TestAPeersWordIsNotTaken(t *testing.T) {
 	}
 }
 
+// A run that is interrupted leaves nothing in the temporary directory.
+func TestInterruptedRunLeavesNothing(t *testing.T) {
+	dir := t.TempDir()
+	t.Setenv("TMPDIR", dir)
+	t.Setenv("TMP", dir) // on Windows
+	ctx, interrupt := context.WithCancel(t.Context())
+	interrupt()
+	r := &Runner{Peers: []string{"crypto-tls"}, Quick: true, Log: io.Discard, Report: func(row *Row) { t.Errorf("reported %s", row.Case) }}
+	if _, err := r.Run(ctx); err == nil {
+		t.Error("no error")
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) != 0 {
+		t.Errorf("left %v, %v", left, err)
+	}
+}
+
 func TestTEEServiceQuotes(t *testing.T) {
 	for line, want := range map[string]bool{
 		"tdx " + strings.Repeat("ab", 64): true, "snp " + strings.Repeat("ab", 64): true,
