@@ -538,22 +538,36 @@ func TestLastWordsArrive(t *testing.T) {
 	}
 }
 
+// A hesitant attester says that it was asked, and answers nothing.
+type hesitant struct {
+	attestext.Attester
+	asked chan struct{}
+}
+
+func (h hesitant) Attest(ctx context.Context, _ *attestext.AttestRequest) ([]byte, error) {
+	close(h.asked)
+	<-ctx.Done()
+	return nil, ctx.Err()
+}
+
 // TestOneAddressDoesNotTakeAllPlaces: who has its share is hung up on, and others are
 // served.
 func TestOneAddressDoesNotTakeAllPlaces(t *testing.T) {
 	b := newBench(t, func(b *bench) { b.server.MaxPerAddr = 1 })
-	silent, err := net.Dial("tcp", b.client.Addr)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer silent.Close()
+	first := *b.client
+	asked := make(chan struct{})
+	first.Attester = hesitant{first.Attester, asked}
+	ctx, hangUp := context.WithCancel(t.Context())
+	defer hangUp()
+	go first.Enroll(ctx)
+	<-asked // it is being served
 	if _, err := b.client.Enroll(t.Context()); err == nil {
 		t.Error("a second connection is served")
 	}
 	if got := <-b.reports; got.err == nil || !strings.Contains(got.err.Error(), "127.0.0.1/32 has 1 connections open") {
 		t.Errorf("the authority says %v", got.err)
 	}
-	silent.Close()
+	hangUp()
 	<-b.reports
 	if _, err := b.client.Enroll(t.Context()); err != nil {
 		t.Error(err)
