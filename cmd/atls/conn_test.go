@@ -644,7 +644,11 @@ func refuseARound(t *testing.T, end string) {
 					}
 				}
 			}()
-			s.close((&proxy{idle: testTimeout}).relay(t.Context(), s, plain))
+			err := (&proxy{idle: testTimeout}).relay(t.Context(), s, plain)
+			if !s.badRound(err) {
+				t.Errorf("the relay ends with %v", err)
+			}
+			s.close(err)
 		}
 	}()
 	close(written)

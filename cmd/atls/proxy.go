@@ -563,6 +563,8 @@ var (
 // A writeError is that of the side that is written to.
 type writeError struct{ error }
 
+func (e *writeError) Unwrap() error { return e.error }
+
 // relay moves bytes both ways until both ends have said their last, one of them breaks
 // off, nothing moves, or ctx ends. It closes plain, and not the session.
 func (p *proxy) relay(ctx context.Context, s *session, plain net.Conn) error {
@@ -609,7 +611,7 @@ func (p *proxy) relay(ctx context.Context, s *session, plain net.Conn) error {
 	var writing error
 	for range 2 {
 		err := <-done
-		if _, ok := errors.AsType[*writeError](err); ok {
+		if _, ok := errors.AsType[*writeError](err); ok && !s.badRound(err) {
 			// The other direction may have something to say still, such as why.
 			writing = err
 		} else if err != nil {
