@@ -44,8 +44,8 @@ func NewCache(size int) *Cache {
 // Stats returns how many reports c has verified, and how many it could not.
 func (c *Cache) Stats() (hits, misses uint64) { return c.platforms.Stats() }
 
-// known is a chain that was verified, and the revocation lists by its root: the relying
-// party's, and the peer's.
+// known is a chain that was verified, and the revocation lists by its root: those that
+// count, and the peer's where it can only revoke.
 type known struct {
 	leaf, ark, authority *x509.Certificate
 	lists, peers         []*x509.RevocationList
@@ -56,9 +56,9 @@ type known struct {
 }
 
 // cacheKey is the digest of everything that a chain is verified with: the leaf, what
-// the report says of the processor, the peer's certificates and revocation list, roots,
-// and collateral, of the lists those that count.
-func cacheKey(r *Report, l *leaf, c *Certificates, roots *Roots, collateral *Collateral) lru.Key {
+// the report says of the processor, the peer's certificates, roots, collateral, and the
+// lists of listsFor.
+func cacheKey(r *Report, l *leaf, c *Certificates, roots *Roots, collateral *Collateral, lists, peers []*x509.RevocationList) lru.Key {
 	var head []byte
 	head = binary.BigEndian.AppendUint32(head, r.Version)
 	head = binary.BigEndian.AppendUint32(head, uint32(r.SigningKey))
@@ -78,13 +78,11 @@ func cacheKey(r *Report, l *leaf, c *Certificates, roots *Roots, collateral *Col
 	add(roots.arks)
 	add(roots.authorities)
 	add(collateral.certificates())
-	if c.CRL != nil {
-		parts = append(parts, []byte{1}, c.CRL.Raw)
-	} else {
-		parts = append(parts, []byte{0})
-	}
-	for _, l := range collateral.crls(r.SigningKey) {
-		parts = append(parts, l.Raw)
+	for _, lists := range [][]*x509.RevocationList{lists, peers} {
+		parts = append(parts, binary.BigEndian.AppendUint32(nil, uint32(len(lists))))
+		for _, l := range lists {
+			parts = append(parts, l.Raw)
+		}
 	}
 	return lru.Digest(parts...)
 }

@@ -8,7 +8,8 @@ func Warm(r *Report, c *Certificates, o *VerifyOptions) *Verified {
 	if err != nil {
 		return nil
 	}
-	return o.Cache.verify(cacheKey(r, l, c, o.Roots, o.Collateral), r, l, o.Now, o.InsecureSkipCollateral)
+	lists, peers := listsFor(r, c, o)
+	return o.Cache.verify(cacheKey(r, l, c, o.Roots, o.Collateral, lists, peers), r, l, o.Now, o.InsecureSkipCollateral)
 }
 
 // Confuse has the cache take what it remembers of r with from for what it remembers
@@ -18,13 +19,15 @@ func (cache *Cache) Confuse(r *Report, c *Certificates, from, to *VerifyOptions)
 	if err != nil {
 		return false
 	}
-	k, ok := cache.platforms.Get(cacheKey(r, l, c, from.Roots, from.Collateral))
+	lists, peers := listsFor(r, c, from)
+	k, ok := cache.platforms.Get(cacheKey(r, l, c, from.Roots, from.Collateral, lists, peers))
 	if !ok {
 		return false
 	}
 	moved := *k
-	moved.lists = revocation.By(k.ark, to.Collateral.crls(r.SigningKey))
-	cache.platforms.Put(cacheKey(r, l, c, to.Roots, to.Collateral), &moved)
+	lists, peers = listsFor(r, c, to)
+	moved.lists, moved.peers = revocation.By(k.ark, lists), revocation.By(k.ark, peers)
+	cache.platforms.Put(cacheKey(r, l, c, to.Roots, to.Collateral, lists, peers), &moved)
 	return true
 }
 

@@ -541,11 +541,11 @@ func TestRevocationIsChecked(t *testing.T) {
 		{"expired, skipped by name", false, &softtee.SNPCollateralOptions{}, nil, true, later, attestext.ErrPolicy},
 		{"expired and revoked", false, &ask, nil, false, later, attestext.ErrSignature},
 		{"not yet valid", false, &softtee.SNPCollateralOptions{}, nil, false, testTime.Add(-time.Hour), attestext.ErrPolicy},
-		// A peer whose authority is revoked sends the list that suits it: one from before,
-		// or, for a VLEK, that of VCEKs.
-		{"stapled", false, nil, crl("", softtee.SNPCollateralOptions{}), false, testTime, attestext.ErrUnavailable},
-		{"stapled, VLEK", true, nil, crl("", softtee.SNPCollateralOptions{}), false, testTime, attestext.ErrUnavailable},
-		{"stapled, skipped by name", false, nil, crl("", softtee.SNPCollateralOptions{}), true, testTime, nil},
+		{"stapled", false, nil, crl("", softtee.SNPCollateralOptions{}), false, testTime, nil},
+		{"stapled, VLEK", true, nil, crl("", softtee.SNPCollateralOptions{}), false, testTime, nil},
+		{"stapled, expired", false, nil, crl("", softtee.SNPCollateralOptions{}), false, later, attestext.ErrPolicy},
+		{"stapled, revoked", false, nil, crl("", ask), false, testTime, attestext.ErrSignature},
+		{"stapled, of another root", false, nil, crl("other", softtee.SNPCollateralOptions{}), false, testTime, attestext.ErrUnavailable},
 		{"stapled, revoked, skipped by name", false, nil, crl("", ask), true, testTime, attestext.ErrSignature},
 		{"current, stapled is expired", false, &softtee.SNPCollateralOptions{NextUpdate: later.Add(time.Hour)}, crl("", softtee.SNPCollateralOptions{}), false, later, nil},
 		{"current, stapled is revoked", false, &softtee.SNPCollateralOptions{}, crl("", ask), false, testTime, attestext.ErrSignature},
@@ -567,10 +567,55 @@ func TestRevocationIsChecked(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if want := c.collateral != nil; v.CollateralChecked() != want {
+			if want := c.collateral != nil || c.stapled != nil; v.CollateralChecked() != want {
 				t.Errorf("checked: %v", v.CollateralChecked())
 			}
 		})
+	}
+}
+
+// Which list a peer sends is up to the peer, so that a relying party can want its own.
+func TestOwnListsOnly(t *testing.T) {
+	list := func(revoke bool) *x509.RevocationList {
+		l, err := softtee.NewSNP(nil).CRL(&softtee.SNPCollateralOptions{Now: testTime, RevokeASK: revoke})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return l
+	}
+	cache := sevsnp.NewCache(0)
+	for _, c := range []struct {
+		name    string
+		own     bool // the relying party has a list
+		revoked bool // by the peer's list
+		ownOnly bool
+		skip    bool
+		class   error
+		checked bool
+	}{
+		{name: "peer's", checked: true},
+		{name: "peer's, own wanted", ownOnly: true, class: attestext.ErrUnavailable},
+		{name: "peer's, own wanted, skipped by name", ownOnly: true, skip: true},
+		{name: "peer's revokes, own wanted, skipped by name", ownOnly: true, skip: true, revoked: true, class: attestext.ErrSignature},
+		{name: "both", own: true, ownOnly: true, checked: true},
+		{name: "both, peer's revokes", own: true, ownOnly: true, revoked: true, class: attestext.ErrSignature},
+	} {
+		raw, certs := soft(t, &softtee.SNPOptions{StapledCRL: list(c.revoked)})
+		o := &sevsnp.VerifyOptions{Roots: softtee.SNPRoots(), Now: testTime, OwnListsOnly: c.ownOnly, InsecureSkipCollateral: c.skip, Cache: cache}
+		if c.own {
+			o.Collateral = collateral(t, softtee.SNPCollateralOptions{})
+		}
+		for range 2 { // with one cache for all, cold and warm
+			v, err := sevsnp.Verify(parse(t, raw), certs, o)
+			switch {
+			case c.class != nil:
+				if !errors.Is(err, c.class) {
+					t.Errorf("%s: %v", c.name, err)
+				}
+			case err != nil || v.CollateralChecked() != c.checked:
+				t.Errorf("%s: %v, checked %v", c.name, err, v.CollateralChecked())
+			}
+		}
 	}
 }
 

@@ -27,9 +27,16 @@ type VerifyOptions struct {
 	Roots *Roots
 
 	// Collateral has the revocation lists, and certificates that a peer may not
-	// send. nil is an error unless InsecureSkipCollateral is set. Nothing is ever
-	// fetched.
+	// send. Where it has no list for the key that signed the report, as where it is nil,
+	// the peer has to send one that is current, unless InsecureSkipCollateral is set.
+	// Nothing is ever fetched.
 	Collateral *Collateral
+
+	// OwnListsOnly has a list that the peer has sent stand in for none that Collateral
+	// lacks. Which of those that are current it sends is up to the peer: it may be from
+	// before a revocation, or that of the other kind of key, since a list does not say
+	// which it is. In any case a peer's list can revoke.
+	OwnListsOnly bool
 
 	// InsecureSkipCollateral does without a revocation list. One that is there is
 	// checked all the same.
@@ -67,8 +74,7 @@ func fail(class error, format string, args ...any) error {
 // Verify checks that r was signed by a key that the PKI below opts.Roots vouches
 // for, that the certificate of that key is for the chip ID and the TCB in the
 // report, and that no authority on the way is revoked. c are the certificates that
-// came with r; nil are none. A revocation list among them can revoke, and stands in for
-// none of the collateral's. nil options are those of the zero value, which lack
+// came with r; nil are none. nil options are those of the zero value, which lack
 // collateral.
 //
 // It decides nothing else: a guest that can be debugged verifies, and so does one
@@ -107,10 +113,10 @@ func Verify(r *Report, c *Certificates, opts *VerifyOptions) (*Verified, error) 
 	if len(roots.arks) == 0 {
 		return nil, &attestext.Error{Class: attestext.ErrUnavailable, Op: opVerify, Err: errEmptyRoots}
 	}
-	lists := opts.Collateral.crls(fresh.SigningKey)
+	lists, peers := listsFor(fresh, c, opts)
 	if len(lists) == 0 && !opts.InsecureSkipCollateral {
 		return nil, fail(attestext.ErrUnavailable,
-			"no revocation list for reports that a %v signs: supply AMD's in the collateral, or skip it explicitly", fresh.SigningKey)
+			"no revocation list for reports that a %v signs: supply AMD's in the collateral, have the peer send it, or skip it explicitly", fresh.SigningKey)
 	}
 	now := opts.Now
 	if now.IsZero() {
@@ -120,7 +126,7 @@ func Verify(r *Report, c *Certificates, opts *VerifyOptions) (*Verified, error) 
 	if err != nil {
 		return nil, err
 	}
-	key := cacheKey(fresh, leaf, c, roots, opts.Collateral)
+	key := cacheKey(fresh, leaf, c, roots, opts.Collateral, lists, peers)
 	if v := opts.Cache.verify(key, fresh, leaf, now, opts.InsecureSkipCollateral); v != nil {
 		return v, nil
 	}
@@ -129,10 +135,7 @@ func Verify(r *Report, c *Certificates, opts *VerifyOptions) (*Verified, error) 
 		return nil, err
 	}
 	v := &Verified{report: *fresh, line: leaf.line, cspID: leaf.exts.CspID}
-	chain := &known{leaf: leaf.cert, ark: ark, authority: authority, lists: revocation.By(ark, lists)}
-	if c.CRL != nil {
-		chain.peers = revocation.By(ark, []*x509.RevocationList{c.CRL})
-	}
+	chain := &known{leaf: leaf.cert, ark: ark, authority: authority, lists: revocation.By(ark, lists), peers: revocation.By(ark, peers)}
 	err = chain.checkRevocation(now)
 	var revoked *revocation.RevokedError
 	switch {
@@ -142,7 +145,7 @@ func Verify(r *Report, c *Certificates, opts *VerifyOptions) (*Verified, error) 
 		return nil, &attestext.Error{Class: attestext.ErrSignature, Op: opVerify, Err: err}
 	case errors.Is(err, revocation.ErrNoList) && opts.InsecureSkipCollateral:
 	case errors.Is(err, revocation.ErrNoList):
-		return nil, fail(attestext.ErrUnavailable, "%w, %s: supply AMD's in the collateral, or skip it explicitly", err, ark.Subject.CommonName)
+		return nil, fail(attestext.ErrUnavailable, "%w, %s: supply AMD's in the collateral, have the peer send it, or skip it explicitly", err, ark.Subject.CommonName)
 	default:
 		return nil, &attestext.Error{Class: attestext.ErrPolicy, Op: opVerify, Err: err}
 	}
@@ -150,17 +153,27 @@ func Verify(r *Report, c *Certificates, opts *VerifyOptions) (*Verified, error) 
 	return v, nil
 }
 
-// checkRevocation checks that neither authority of k is on a list, and that the relying
-// party has a list that is current.
+// listsFor returns the revocation lists that there are for r, whoever signed them: those
+// that count, and the peer's where it can only revoke.
+func listsFor(r *Report, c *Certificates, opts *VerifyOptions) (lists, peers []*x509.RevocationList) {
+	lists = opts.Collateral.crls(r.SigningKey)
+	switch {
+	case c.CRL == nil:
+	case len(lists) == 0 && !opts.OwnListsOnly:
+		lists = []*x509.RevocationList{c.CRL}
+	default:
+		peers = []*x509.RevocationList{c.CRL}
+	}
+	return lists, peers
+}
+
+// checkRevocation checks that neither authority of k is on a list, and that there is one
+// that counts and is current.
 //
 // AMD revokes authorities. It does not revoke the certificates of chips, which a new
 // TCB makes anew, and all of which have the same serial number. go-sev-guest has a check
 // of revocation, but it looks neither at the authority of VLEKs nor at dates, and would
 // fetch.
-//
-// A list that the peer has sent is good for bad news only: which one it sends is up to
-// the peer, which may prefer one from before the revocation, or that of the other kind of
-// key, for a list does not say which it is.
 func (k *known) checkRevocation(now time.Time) error {
 	certs := []*x509.Certificate{k.authority, k.ark}
 	if err := revocation.Check(certs, k.peers, now); errors.As(err, new(*revocation.RevokedError)) {

@@ -28,9 +28,9 @@ import (
 // draft-bft-rats-kat-06, and TPM quotes in the same places; and EATs (RFC 9711) by
 // themselves.
 //
-// The zero value trusts Intel's root and AMD's and refuses what it has no collateral for.
-// The fields must not be changed once it is in use; Appraise may then be called
-// concurrently.
+// The zero value trusts Intel's root and AMD's and refuses what has no collateral,
+// which only SEV-SNP reports bring along, as a revocation list. The fields must
+// not be changed once it is in use; Appraise may then be called concurrently.
 type Local struct {
 	// TDXRoots are the certificates that TDX quotes and their collateral must
 	// begin with, and SNPRoots those that SEV-SNP reports and their revocation lists
@@ -52,8 +52,9 @@ type Local struct {
 	// unless Policy has InsecureSkipCollateral.
 	TDXCollateral *tdx.Collateral
 
-	// SNPCollateral says which SEV-SNP authorities are revoked. nil refuses SEV-SNP
-	// reports, unless Policy has InsecureSkipCollateral.
+	// SNPCollateral says which SEV-SNP authorities are revoked. Where it has no list for
+	// the key of a report, the one that came along counts, if Source is nil; where there is
+	// none either, the report is refused, unless Policy has InsecureSkipCollateral.
 	SNPCollateral *sevsnp.Collateral
 
 	// TPMCollateral says which certificates of attestation keys are revoked. nil refuses

@@ -129,7 +129,7 @@ func TestGenuineSNPEvidenceIsSubjectToPolicy(t *testing.T) {
 		{"collateral of the other TEE skipped", nil, func(l *verifier.Local) {
 			l.SNPCollateral, l.Policy.TDX = nil, &policy.TDXPolicy{InsecureSkipCollateral: true}
 		}, attestext.ErrUnavailable, ""},
-		{"stapled list", &softtee.SNPOptions{StapledCRL: crl}, func(l *verifier.Local) { l.SNPCollateral = nil }, attestext.ErrUnavailable, ""},
+		{"stapled list", &softtee.SNPOptions{StapledCRL: crl}, func(l *verifier.Local) { l.SNPCollateral = nil }, nil, "affirming"},
 		{"revoked", nil, func(l *verifier.Local) { l.SNPCollateral = revoked }, attestext.ErrSignature, ""},
 		{"no certificates", &softtee.SNPOptions{NoCertificates: true}, same, attestext.ErrUnavailable, ""},
 		{"other PKI", &softtee.SNPOptions{Seed: "other"}, same, attestext.ErrSignature, ""},

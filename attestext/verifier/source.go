@@ -82,6 +82,7 @@ func (l *Local) verifyReport(r *sevsnp.Report, certs *sevsnp.Certificates, now t
 	opts := &sevsnp.VerifyOptions{
 		Roots:                  l.SNPRoots,
 		Collateral:             l.SNPCollateral,
+		OwnListsOnly:           l.Source != nil, // a peer must not keep it from being asked
 		InsecureSkipCollateral: l.Policy.SkipSNPCollateral(),
 		Cache:                  l.SNPCache,
 		Now:                    now,
@@ -100,7 +101,7 @@ func (l *Local) verifyReport(r *sevsnp.Report, certs *sevsnp.Certificates, now t
 	}
 	opts.InsecureSkipCollateral = l.Policy.SkipSNPCollateral()
 	c, err := l.Source.SNP(l.context(), r, certs, func() error {
-		_, err := sevsnp.Verify(r, certs, &sevsnp.VerifyOptions{Roots: l.SNPRoots, Collateral: l.SNPCollateral, InsecureSkipCollateral: true, Now: now})
+		_, err := sevsnp.Verify(r, certs, &sevsnp.VerifyOptions{Roots: l.SNPRoots, Collateral: l.SNPCollateral, OwnListsOnly: true, InsecureSkipCollateral: true, Now: now})
 		if errors.Is(err, attestext.ErrPolicy) {
 			return nil // the lists that there are have expired, and new ones are what is fetched
 		}
