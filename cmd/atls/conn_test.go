@@ -180,7 +180,7 @@ func TestRefusedConnections(t *testing.T) {
 	revoked := snp(softtee.SNPCollateralOptions{RevokeASK: true})
 	expired := snp(softtee.SNPCollateralOptions{NextUpdate: time.Now().Add(-time.Minute)})
 	otherPolicy := tempFile(t, "policy.json", fmt.Appendf(nil, `{"tdx": {"mrtd": ["%096x"]}}`, 1))
-	short := []string{"--timeout", "1s"}
+	short := []string{"--timeout", "3s"}
 	for _, c := range []struct {
 		name        string
 		serve, dial []string
